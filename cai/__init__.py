@@ -1,0 +1,62 @@
+"""cai: control as inference. A trajectory is a graphical model; everything else is a question put to it.
+
+    graph = cai.from_gym("FrozenLake-v1", horizon=100, temperature=0.1)
+    posterior = cai.infer(graph, cai.SoftValueIteration())
+    posterior.policy(0).probs, posterior.state_marginals, posterior.log_evidence
+"""
+
+from cai import factors, methods, ops
+from cai.data import GridSpace, Trajectories
+from cai.errors import (
+    CorruptFile,
+    EstimatedInitial,
+    IncompatibleMethod,
+    NonFinite,
+    NotConverged,
+    Unavailable,
+)
+from cai.factors import UniformPolicy
+from cai.graph import Evidence, Factor, FactorGraph, TrajectoryGraph, Variable, from_gym, load_model, models
+from cai.inference import AbstractCallback, AbstractMethod, Checkpoint, Gap, Posterior, ProgressBar, Stats, infer, load
+from cai.methods import MaxProduct, PolicyEvaluation, SoftPolicyIteration, SoftValueIteration, SumProduct
+from cai.simulate import rollout
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AbstractCallback",
+    "AbstractMethod",
+    "Checkpoint",
+    "CorruptFile",
+    "EstimatedInitial",
+    "Evidence",
+    "Factor",
+    "FactorGraph",
+    "Gap",
+    "GridSpace",
+    "IncompatibleMethod",
+    "MaxProduct",
+    "NonFinite",
+    "NotConverged",
+    "PolicyEvaluation",
+    "Posterior",
+    "ProgressBar",
+    "SoftPolicyIteration",
+    "SoftValueIteration",
+    "Stats",
+    "SumProduct",
+    "Trajectories",
+    "TrajectoryGraph",
+    "Unavailable",
+    "UniformPolicy",
+    "Variable",
+    "factors",
+    "from_gym",
+    "infer",
+    "load",
+    "load_model",
+    "methods",
+    "models",
+    "ops",
+    "rollout",
+]

@@ -1,0 +1,199 @@
+"""The program: its commands and options."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from cai.cli.errors import BAD_INPUT, INTERRUPTED, CommandError, complain, one_line, speaking_errors
+from cai.cli.options import parse_options
+from cai.cli.problem import ENVIRONMENT_TEMPERATURE, Changes, Prior, build_graph
+
+if TYPE_CHECKING:
+    from cai.cli.answer import Answer
+    from cai.graph import TrajectoryGraph
+
+#: What the parser raises for a wrong command line. Older versions of typer take the class from click, newer ones have
+#: their own, and neither exports it.
+_USAGE_ERROR = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
+
+
+class Method(StrEnum):
+    """The methods that the command line offers."""
+
+    SOFT_VALUE_ITERATION = "soft-value-iteration"
+    SOFT_POLICY_ITERATION = "soft-policy-iteration"
+    SUM_PRODUCT = "sum-product"
+    MAX_PRODUCT = "max-product"
+
+
+class _OneLineErrors(TyperGroup):
+    """A group whose usage errors are one line, like all others."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **options: Any) -> Any:
+        try:
+            code = super().main(*args, standalone_mode=False, **options)
+        except typer.Abort:
+            complain("interrupted")
+            code = INTERRUPTED
+        except _USAGE_ERROR as error:
+            complain(f"{one_line(error.format_message())} (--help lists commands and options)")
+            code = BAD_INPUT
+        if standalone_mode:
+            sys.exit(code or 0)
+        return code
+
+
+app = typer.Typer(
+    name="cai",
+    cls=_OneLineErrors,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Control as inference: soft-optimal policies as posteriors of a factor graph.",
+    epilog="Try: [bold]cai solve FrozenLake-v1[/bold]",
+)
+
+
+def main() -> None:
+    """Runs the program."""
+    app(prog_name="cai")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import cai
+
+        print(f"cai {cai.__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def cli(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Control as inference: soft-optimal policies as posteriors of a factor graph."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command("models")
+def list_models() -> None:
+    """List the models of the library, which `cai solve NAME` runs."""
+    with speaking_errors():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        import cai
+
+        table = Table(title="models", title_justify="left", show_header=False)
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column()
+        for name, summary in cai.models().items():
+            table.add_row(name, Text(summary))
+        Console().print(table)
+
+
+@app.command()
+def solve(
+    problem: Annotated[
+        str,
+        typer.Argument(
+            metavar="ENV_OR_MODEL", help="A gymnasium id, a model's name, or the path of a model file (.py)."
+        ),
+    ],
+    method: Annotated[Method, typer.Option(help="The method of inference.")] = Method.SOFT_VALUE_ITERATION,
+    horizon: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Number of steps.", show_default="the environment's step limit, the model's own"
+        ),
+    ] = None,
+    infinite: Annotated[bool, typer.Option("--infinite", help="No horizon.")] = False,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Temperature, in units of reward; 0 is hard optimality.",
+            show_default=f"{ENVIRONMENT_TEMPERATURE} for environments, the model's own",
+        ),
+    ] = None,
+    discount: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Discount in [0, 1].", show_default="1 for environments, the model's own"),
+    ] = None,
+    prior: Annotated[
+        Prior | None,
+        typer.Option(
+            help="Action prior: uniform (KL penalty) or flat (plain entropy bonus).",
+            show_default="uniform for environments, the model's own",
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Passed to gymnasium.make or to the model's build; may be repeated."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed, for methods that sample.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write the posterior, a summary in JSON, and pictures.")
+    ] = None,
+) -> None:
+    """Infer the soft-optimal policy, values and state marginals of an environment or a model.
+
+    Prints a summary, and maps of a grid world. Bad input gives one line and exit code 2.
+    """
+    with speaking_errors():
+        changes = Changes(horizon, infinite, temperature, discount, prior)
+        changes.check()
+        options = parse_options(option or ())
+        asked = {"problem": problem, "options": {key: repr(value) for key, value in options.items()}}
+        asked |= {"method": method.value, "prior": prior.value if prior else None, "seed": seed}
+        _solve(problem, options, changes, method, seed, out, asked)
+
+
+def _solve(
+    problem: str, options: dict[str, Any], changes: Changes, method: Method, seed: int | None, out: Path | None,
+    asked: dict[str, Any],
+) -> None:  # fmt: skip
+    from rich.console import Console
+
+    from cai.cli.output import output_directory, write_all
+    from cai.cli.progress import watched
+    from cai.cli.report import print_report
+
+    with output_directory(out):
+        with watched(Console(stderr=True)) as work:
+            work.enter(f"building {problem}")
+            answer = _infer(build_graph(problem, options, changes), method, seed, work)
+        print_report(Console(), problem, answer)
+        if out is not None:
+            with watched(Console(stderr=True)) as work:
+                files = write_all(out, asked, answer, work)
+            print(f"\nwrote {', '.join(files)} to {out}")
+
+
+def _infer(graph: TrajectoryGraph, method: Method, seed: int | None, work: Any) -> Answer:
+    import cai
+    from cai.cli.answer import read_answer
+
+    methods = {
+        Method.SOFT_VALUE_ITERATION: cai.SoftValueIteration,
+        Method.SOFT_POLICY_ITERATION: cai.SoftPolicyIteration,
+        Method.SUM_PRODUCT: cai.SumProduct,
+        Method.MAX_PRODUCT: cai.MaxProduct,
+    }
+    try:
+        posterior = cai.infer(graph, methods[method](), seed=seed, callbacks=[work])
+    except (ValueError, cai.NonFinite) as error:  # IncompatibleMethod is a ValueError
+        raise CommandError(one_line(error)) from error
+    return read_answer(posterior)

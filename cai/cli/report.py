@@ -1,0 +1,167 @@
+"""The printed report: a table of numbers, then maps of a grid world or a table of states."""
+
+from __future__ import annotations
+
+import numpy as np
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cai.cli.answer import Answer, Array, Missing
+from cai.cli.text_maps import NEARLY, TextMap, arrow_map, number_map
+
+_NUM_STATES_SHOWN = 12
+_NUM_ACTIONS_SHOWN = 6
+_SPACE_BETWEEN = 4
+
+
+def print_report(console: Console, title: str, answer: Answer) -> None:
+    """Prints everything that there is to say of an answer.
+
+    Args:
+        console: Where to.
+        title: The problem's name.
+        answer: The answer.
+    """
+    console.print(summary_table(title, answer))
+    console.print()
+    if answer.grid is None:
+        console.print(state_table(answer))
+    else:
+        console.print(grid_maps(answer, console), no_wrap=True, crop=False)
+
+
+def summary_table(title: str, answer: Answer) -> Table:
+    """Makes the table of numbers, each with its unit."""
+    graph, stats = answer.posterior.graph, answer.posterior.stats
+    table = Table(title=Text(title), title_justify="left", show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    method = type(answer.posterior.method).__name__
+    horizon = "infinite horizon" if graph.horizon is None else f"horizon {graph.horizon}"
+    table.add_row("world", f"{answer.num_states} states, {answer.num_actions} actions, {horizon}")
+    table.add_row(
+        "question", f"temperature {float(graph.temperature):g}, discount {graph.discount:g}, {_prior(answer)}"
+    )
+    table.add_row("method", f"{method}, {_steps(stats.num_steps, stats.converged)}")
+    table.add_row("log evidence", _evidence(answer))
+    table.add_row("expected return", _number(answer.expected_return, "reward units"))
+    table.add_row("policy entropy", _number(answer.entropy, "nats, summed over time"))
+    table.add_row("residual", f"{stats.residual:.2g} reward units")
+    table.add_row("certified error", _certified(stats.certified_error))
+    table.add_row("time", f"{stats.seconds:.3g} s")
+    return table
+
+
+def grid_maps(answer: Answer, console: Console) -> RenderableType:
+    """Puts value, policy and marginal of a grid world next to each other, as far as they fit."""
+    grid, terminal = answer.grid, answer.terminal
+    assert grid is not None
+    width, at = console.width, "" if answer.horizon is None else ", t = 0"
+    maps: list[TextMap] = []
+    if not isinstance(answer.values, Missing):
+        maps.append(number_map(f"value v(s){at}", grid, terminal, answer.values, width))
+    ascii_only = console.options.ascii_only
+    maps.append(arrow_map(f"policy{at}", grid, terminal, answer.policy, width, ascii_only=ascii_only))
+    if not isinstance(answer.marginals, Missing):
+        percent = 100.0 * answer.marginals[-1]
+        maps.append(number_map(f"{_where(answer)} [%]", grid, terminal, np.round(percent, 1), width))
+    if max(one.width for one in maps) > width:
+        return Text(f"{grid.num_rows} x {grid.num_columns} cells are too many for this terminal; --out draws them")
+    return Group(*_rows_of_maps(maps, width), *_notes(answer, maps))
+
+
+def state_table(answer: Answer) -> RenderableType:
+    """Tables the states of a world that is no grid: all of a few, or those where the agent is most."""
+    visits = None if isinstance(answer.marginals, Missing) else answer.marginals.mean(0)
+    states = np.arange(answer.num_states)
+    caption = None
+    if answer.num_states > _NUM_STATES_SHOWN:
+        order = states if visits is None else np.argsort(-visits, kind="stable")
+        states = np.sort(order[:_NUM_STATES_SHOWN])
+        caption = f"the {_NUM_STATES_SHOWN} most visited of {answer.num_states} states"
+    at = "" if answer.horizon is None else ", t = 0"
+    table = Table(caption=caption, caption_justify="left")
+    for heading in ("state", f"value v(s){at}", f"policy{at}", f"{_where(answer)} [%]"):
+        table.add_column(heading, justify="right" if heading != f"policy{at}" else "left")
+    for state in states:
+        table.add_row(*_state_row(answer, int(state)))
+    return table
+
+
+def _state_row(answer: Answer, state: int) -> tuple[str, str, str, str]:
+    value = "" if isinstance(answer.values, Missing) else f"{answer.values[state]:.4g}"
+    share = "" if isinstance(answer.marginals, Missing) else f"{100.0 * answer.marginals[-1, state]:.1f}"
+    return str(state), value, _policy_text(answer, state), share
+
+
+def _policy_text(answer: Answer, state: int) -> str:
+    if answer.terminal[state]:
+        return "terminal"
+    probabilities = answer.policy[state]
+    if answer.num_actions <= _NUM_ACTIONS_SHOWN:
+        return " ".join(f"{probability:.2f}" for probability in probabilities)
+    best = np.flatnonzero(probabilities >= NEARLY * probabilities.max())
+    return f"{', '.join(str(action) for action in best[:_NUM_ACTIONS_SHOWN])} ({probabilities.max():.2f})"
+
+
+def _rows_of_maps(maps: list[TextMap], width: int) -> list[RenderableType]:
+    """Fills rows from the left; a map that does not fit any more begins a row."""
+    rows: list[list[TextMap]] = []
+    for one in maps:
+        used = sum(other.width + _SPACE_BETWEEN for other in rows[-1]) if rows else width
+        if used + one.width > width:
+            rows.append([])
+        rows[-1].append(one)
+    return [_row(row) for row in rows]
+
+
+def _row(maps: list[TextMap]) -> Text:
+    height = max(len(one.lines) for one in maps)
+    blocks = [(one.title, *one.lines, *[""] * (height - len(one.lines))) for one in maps]
+    gap = " " * _SPACE_BETWEEN
+    lines = []
+    for parts in zip(*blocks, strict=True):
+        lines.append(gap.join(part.ljust(one.width) for part, one in zip(parts, maps, strict=True)).rstrip())
+    return Text("\n".join([*lines, ""]), no_wrap=True)
+
+
+def _notes(answer: Answer, maps: list[TextMap]) -> list[RenderableType]:
+    assert answer.grid is not None
+    notes = [one.note for one in maps if one.note]
+    if len(set(answer.grid.cells) - {-1}) < answer.grid.num_rows * answer.grid.num_columns:
+        notes.append("# no state")
+    off = [state for state, cell in enumerate(answer.grid.cells) if cell < 0]
+    if off and not isinstance(answer.marginals, Missing):
+        notes.append(f"off the grid: {100.0 * answer.marginals[-1, off].sum():.1f} %")
+    return [Text(note, style="dim") for note in notes]
+
+
+def _where(answer: Answer) -> str:
+    return "occupancy" if answer.horizon is None else f"state at t = {answer.horizon}"
+
+
+def _prior(answer: Answer) -> str:
+    prior = answer.posterior.graph.action_prior
+    names = {"NoneType": "uniform prior", "FlatPrior": "flat prior", "TabularPolicy": "tabular prior"}
+    return names.get(type(prior).__name__, type(prior).__name__)
+
+
+def _steps(num_steps: int, converged: bool) -> str:
+    return f"{num_steps} backups, {'converged' if converged else 'NOT converged'}"
+
+
+def _evidence(answer: Answer) -> str:
+    if isinstance(answer.log_evidence, Missing):
+        return _number(answer.log_evidence, "")
+    if answer.is_bound:
+        return f"log p(O) >= {answer.log_evidence:.6g} nats (lower bound)"
+    return f"log p(O) = {answer.log_evidence:.6g} nats (exact)"
+
+
+def _number(value: float | Missing, unit: str) -> str:
+    return f"unavailable: {value.reason}" if isinstance(value, Missing) else f"{value:.6g} {unit}"
+
+
+def _certified(error: float) -> str:
+    return f"{error:.2g} reward units" if np.isfinite(error) else "none: nothing is proved about v"

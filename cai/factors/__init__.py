@@ -1,0 +1,23 @@
+"""Factors: what stands in a graph.
+
+A factor is a callable: `dynamics(state, action)` gives a distribution, `reward(state, action, next_state=None)` a tensor,
+`action_prior(state)` a distribution. What a factor can do beyond that it declares by a Protocol of `cai.factors.protocols`.
+"""
+
+from cai.factors.dynamics import TabularDynamics
+from cai.factors.environment import Environment
+from cai.factors.initial import Categorical, Delta
+from cai.factors.policy import FlatPrior, TabularPolicy, UniformPolicy
+from cai.factors.reward import LinearReward, TabularReward
+
+__all__ = [
+    "Categorical",
+    "Delta",
+    "Environment",
+    "FlatPrior",
+    "LinearReward",
+    "TabularDynamics",
+    "TabularPolicy",
+    "TabularReward",
+    "UniformPolicy",
+]

@@ -1,0 +1,107 @@
+"""Checks that factors share: each error names the factor, what was expected, what came, and the first offending index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+#: How far a row of probabilities may be from one: what float32 tables of some hundred entries lose.
+ROW_TOLERANCE = 1e-6
+
+
+def as_table(value: Any, name: str, dtype: torch.dtype | None) -> Tensor:
+    """Makes a dense floating tensor, float64 unless `dtype` says otherwise; a tensor keeps its gradient.
+
+    Raises:
+        ValueError: It cannot be read as numbers.
+    """
+    if scipy.sparse.issparse(value):
+        raise ValueError(f"{name}: expected a dense array, got a sparse matrix of shape {list(value.shape)}")
+    try:
+        tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.array(value))
+        if tensor.is_complex():
+            raise TypeError("complex numbers")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name}: cannot be read as an array of numbers ({error})") from None
+    return tensor.to(torch.float64 if dtype is None else dtype)
+
+
+def index_of_first(bad: Tensor) -> list[int]:
+    """Gives the index of the first True."""
+    return bad.nonzero()[0].tolist()
+
+
+def check_finite(value: Tensor, name: str, axes: Sequence[str]) -> None:
+    """Raises ValueError at the first NaN or infinity, naming its place along the axes."""
+    bad = ~torch.isfinite(value.detach())
+    if bad.any():
+        index = index_of_first(bad)
+        found = value.detach()[tuple(index)].item()
+        raise ValueError(f"{name}: ({place(axes, index)}) is {found}; every value must be finite")
+
+
+def check_rows(rows: Tensor, name: str, axes: Sequence[str], skip: Tensor | None = None) -> None:
+    """Raises ValueError at the first row (last dimension) that is not a distribution.
+
+    Args:
+        rows: `[..., n]`, or row sums `[...]` of entries checked already, if `axes` has as many names as dimensions.
+        name: What to call the table.
+        axes: Names of the dimensions before the last.
+        skip: `[...]`, bool, rows that need not be distributions.
+    """
+    rows = rows.detach()
+    skip = torch.zeros(rows.shape[:-1], dtype=torch.bool, device=rows.device) if skip is None else skip
+    check_finite(rows, name, [*axes, "entry"])
+    negative = (rows < 0).any(-1)
+    if negative.any():
+        index = index_of_first(negative)
+        lowest = rows[tuple(index)].min().item()
+        raise ValueError(f"{name} row ({place(axes, index)}) has a negative probability {lowest:.6g}")
+    check_sums(rows.sum(-1), name, axes, skip)
+
+
+def check_sums(sums: Tensor, name: str, axes: Sequence[str], skip: Tensor) -> None:
+    """Raises ValueError at the first row sum `[...]` that is not one, saying by how much."""
+    off = ((sums.detach() - 1.0).abs() > ROW_TOLERANCE) & ~skip
+    if off.any():
+        index = index_of_first(off)
+        found = sums.detach()[tuple(index)].item()
+        where = f" row ({place(axes, index)})" if axes else ""
+        raise ValueError(f"{name}{where} sums to {found:.6g}, not 1 (off by {found - 1:+.3g})")
+
+
+def place(axes: Sequence[str], index: Sequence[int]) -> str:
+    """Writes an index with the names of its axes: "state 3, action 1"."""
+    return ", ".join(f"{axis} {i}" for axis, i in zip(axes, index, strict=True))
+
+
+def state_index(state: Any, num_states: int, name: str = "state") -> Tensor:
+    """Reads one state or any batch of states as int64, from numbers, arrays or tensors of any type.
+
+    Raises:
+        ValueError: Not whole numbers, or outside [0, num_states).
+    """
+    tensor = torch.as_tensor(np.asarray(state) if not isinstance(state, Tensor) else state)
+    index = tensor.to(torch.int64)
+    if tensor.is_floating_point() and (tensor != index).any():
+        raise ValueError(f"{name} must be whole numbers, got {tensor[tensor != index].flatten()[0].item()}")
+    outside = (index < 0) | (index >= num_states)
+    if outside.any():
+        raise ValueError(f"{name} {index[outside].flatten()[0].item()} is outside 0..{num_states - 1}")
+    return index
+
+
+def weights_to_categorical(weights: Tensor) -> torch.distributions.Categorical:
+    """Makes a distribution of weights `[..., n]`, with probability exactly zero where the weight is.
+
+    `torch.distributions.Categorical(probs=...)` raises a zero to the machine's epsilon, which exact inference at a low
+    temperature amplifies to certainty; hence logits.
+    """
+    positive = weights > 0
+    logits = torch.where(positive, torch.where(positive, weights, 1.0).log(), -torch.inf)
+    return torch.distributions.Categorical(logits=logits)

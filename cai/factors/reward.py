@@ -1,0 +1,232 @@
+"""Rewards as tables: on states, on state-action pairs, on transitions; linear in features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cai.data.serialization import serializable
+from cai.factors.checks import as_table, check_finite, state_index
+from cai.factors.dynamics import is_sparse, sparse_entries
+from cai.ops.sparse import Pattern
+from cai.ops.transitions import SparseTransitions, Transitions, sparse_from_triplets
+
+#: What a reward is of, by its number of dimensions.
+_AXES = {1: ["state"], 2: ["state", "action"], 3: ["state", "action", "next state"]}
+
+
+@serializable
+class TabularReward:
+    """The table r, in reward units.
+
+    Args:
+        values: `[S]` (of the state an action is taken in), `[S, A]`, `[S, A, S]` (of the transition), or a scipy or torch
+            sparse `[S * A, S]` matrix whose row is s * A + a; what it does not store is zero. As `terminal_reward` of a
+            graph, `[S]`.
+        dtype: float64 by default.
+
+    Raises:
+        ValueError: A wrong shape, or a value that is not finite; forbid an action by a prior of zero, not by a reward
+            of `-inf`.
+    """
+
+    def __init__(self, values: Any, *, dtype: torch.dtype | None = None) -> None:
+        self._set((_table(values, dtype, "TabularReward"),), time_varying=False)
+
+    @classmethod
+    def per_step(cls, values: Any, *, dtype: torch.dtype | None = None) -> TabularReward:
+        """Makes a reward that changes with time.
+
+        Args:
+            values: `[T, S]`, `[T, S, A]` or `[T, S, A, S]`, or a sequence of T tables, each as the constructor takes it.
+            dtype: float64 by default.
+        """
+        tables = tuple(_table(table, dtype, f"TabularReward at time {t}") for t, table in enumerate(values))
+        if not tables:
+            raise ValueError("TabularReward.per_step: no tables given")
+        reward = cls.__new__(cls)
+        reward._set(tables, time_varying=True)
+        return reward
+
+    def _set(self, tables: tuple[Tensor | SparseTransitions, ...], *, time_varying: bool) -> None:
+        self._tables, self.time_varying = tables, time_varying
+
+    @property
+    def num_steps(self) -> int | None:
+        """The number of steps T that the tables are for, or None where one table serves all."""
+        return len(self._tables) if self.time_varying else None
+
+    @property
+    def values(self) -> Tensor | tuple[Tensor, ...]:
+        """The table, `[S]`, `[S, A]` or `[S, A, S]`; of a sparse one its stored values; a tuple where it changes."""
+        tables = tuple(t.values if isinstance(t, SparseTransitions) else t for t in self._tables)
+        return tables if self.time_varying else tables[0]
+
+    @property
+    def num_states(self) -> int:
+        """Number of states S."""
+        table = self._tables[0]
+        return table.num_states if isinstance(table, SparseTransitions) else table.shape[0]
+
+    @property
+    def num_actions(self) -> int | None:
+        """Number of actions A, or None for a reward of states alone."""
+        table = self._tables[0]
+        if isinstance(table, SparseTransitions):
+            return table.num_actions
+        return table.shape[1] if table.dim() > 1 else None
+
+    def __call__(self, state: Any, action: Any = None, next_state: Any = None, t: int = 0) -> Tensor:
+        """Gives r(s, a, s') for arguments that broadcast, at time t.
+
+        Raises:
+            ValueError: The reward is of transitions and `next_state` is missing; or an index is outside its range.
+        """
+        table = self._tables[t if self.time_varying else 0]
+        state = state_index(state, self.num_states)
+        if isinstance(table, Tensor) and table.dim() == 1:
+            shape = torch.broadcast_shapes(state.shape, *(torch.as_tensor(x).shape for x in (action,) if x is not None))
+            return table[state.to(table.device)].expand(shape)
+        assert self.num_actions is not None
+        if action is None:
+            raise ValueError("TabularReward: this reward needs the action")
+        action = state_index(action, self.num_actions, "action")
+        if isinstance(table, Tensor) and table.dim() == 2:
+            return table[state.to(table.device), action.to(table.device)]
+        if next_state is None:
+            raise ValueError("TabularReward: this reward is of transitions and needs next_state")
+        next_state = state_index(next_state, self.num_states, "next_state")
+        state, action, next_state = torch.broadcast_tensors(state, action, next_state)
+        if isinstance(table, SparseTransitions):
+            return table.entry(table.values, state, action, next_state)
+        return table[state, action, next_state]
+
+    def reward_tables(self, transitions: tuple[Transitions, ...]) -> tuple[tuple[Tensor | None, Tensor | None], ...]:
+        """Gives r on (s, a) and on the transitions' entries, for all steps or for each; see `TabulatedReward`."""
+        num_steps = max(len(transitions), len(self._tables))
+        dynamics = transitions * num_steps if len(transitions) == 1 else transitions
+        rewards = self._tables * num_steps if len(self._tables) == 1 else self._tables
+        return tuple(_on(table, reward) for table, reward in zip(dynamics, rewards, strict=True))
+
+    def pack(self) -> dict[str, Any]:
+        """Gives what a file needs."""
+        return {"tables": self._tables, "time_varying": self.time_varying}
+
+    @classmethod
+    def unpack(cls, parts: dict[str, Any]) -> TabularReward:
+        """Makes the factor of what a file gave."""
+        reward = cls.__new__(cls)
+        reward._set(parts["tables"], time_varying=parts["time_varying"])
+        return reward
+
+
+@serializable
+class LinearReward:
+    """A reward linear in features: r = phi . w, in reward units.
+
+    Args:
+        features: phi, `[S, d]` or `[S, A, d]`.
+        weights: w, `[d]`, or None where they are yet to be fitted.
+        dtype: float64 by default.
+
+    Raises:
+        ValueError: Shapes that do not fit, or values that are not finite.
+    """
+
+    def __init__(self, features: Any, weights: Any = None, *, dtype: torch.dtype | None = None) -> None:
+        self.features = as_table(features, "LinearReward features", dtype)
+        if self.features.dim() not in (2, 3):
+            raise ValueError(f"LinearReward: features must be [S, d] or [S, A, d], got {list(self.features.shape)}")
+        check_finite(self.features, "LinearReward features", [*_AXES[self.features.dim() - 1], "feature"])
+        self.weights = None if weights is None else as_table(weights, "LinearReward weights", dtype)
+        if self.weights is not None and self.weights.shape != self.features.shape[-1:]:
+            raise ValueError(
+                f"LinearReward: {self.features.shape[-1]} features need weights of shape "
+                f"[{self.features.shape[-1]}], got {list(self.weights.shape)}"
+            )
+        if self.weights is not None:
+            check_finite(self.weights, "LinearReward weights", ["feature"])
+
+    @property
+    def num_steps(self) -> None:
+        """None: one table serves all steps."""
+        return None
+
+    @property
+    def num_states(self) -> int:
+        """Number of states S."""
+        return self.features.shape[0]
+
+    @property
+    def num_actions(self) -> int | None:
+        """Number of actions A, or None for a reward of states alone."""
+        return self.features.shape[1] if self.features.dim() == 3 else None
+
+    @property
+    def values(self) -> Tensor:
+        """The table phi . w, `[S]` or `[S, A]`; differentiable with respect to the weights.
+
+        Raises:
+            ValueError: There are no weights yet.
+        """
+        if self.weights is None:
+            raise ValueError("LinearReward: the weights are not set; fit them, or give weights=")
+        return self.features @ self.weights
+
+    def __call__(self, state: Any, action: Any = None, next_state: Any = None, t: int = 0) -> Tensor:
+        """Gives r(s, a) for states and actions that broadcast."""
+        return TabularReward(self.values, dtype=self.features.dtype)(state, action)
+
+    def reward_tables(self, transitions: tuple[Transitions, ...]) -> tuple[tuple[Tensor | None, Tensor | None], ...]:
+        """Gives r on (s, a); see `TabulatedReward`."""
+        return TabularReward(self.values, dtype=self.features.dtype).reward_tables(transitions)
+
+    def pack(self) -> dict[str, Any]:
+        """Gives what a file needs."""
+        return {"features": self.features, "weights": self.weights}
+
+    @classmethod
+    def unpack(cls, parts: dict[str, Any]) -> LinearReward:
+        """Makes the factor of what a file gave."""
+        return cls(**parts, dtype=parts["features"].dtype)
+
+
+def _table(values: Any, dtype: torch.dtype | None, name: str) -> Tensor | SparseTransitions:
+    if not is_sparse(values):
+        table = as_table(values, f"{name} values", dtype)
+        if table.dim() not in _AXES or not table.numel() or (table.dim() == 3 and table.shape[0] != table.shape[2]):
+            raise ValueError(f"{name}: expected [S], [S, A], [S, A, S] or sparse [S * A, S], got {list(table.shape)}")
+        check_finite(table, name, _AXES[table.dim()])
+        return table
+    rows, columns, entries, (num_rows, num_states) = sparse_entries(values, name, dtype)
+    if not num_states or num_rows % num_states:
+        raise ValueError(f"{name}: a sparse reward must be [S * A, S], got [{num_rows}, {num_states}]")
+    check_finite(entries, name, ["entry"])
+    return sparse_from_triplets(rows, columns, entries, num_states=num_states, num_actions=num_rows // num_states)
+
+
+def _on(transitions: Transitions, table: Tensor | SparseTransitions) -> tuple[Tensor | None, Tensor | None]:
+    """Lays a reward out for these transitions: r on (s, a) as `[S, A]`, or r on the entries."""
+    if isinstance(table, Tensor) and table.dim() < 3:
+        pairs = table[:, None] if table.dim() == 1 else table
+        return pairs.expand(-1, transitions.num_actions), None
+    if not isinstance(transitions, SparseTransitions):
+        return None, table if isinstance(table, Tensor) else _dense(table)
+    states, actions = _pairs(transitions.pattern, transitions.num_actions)
+    columns = transitions.pattern.columns
+    if isinstance(table, Tensor):
+        return None, table[states, actions, columns]
+    return None, table.entry(table.values, states, actions, columns)
+
+
+def _pairs(pattern: Pattern, num_actions: int) -> tuple[Tensor, Tensor]:
+    return pattern.rows // num_actions, pattern.rows % num_actions
+
+
+def _dense(table: SparseTransitions) -> Tensor:
+    states, actions = _pairs(table.pattern, table.num_actions)
+    zeros = table.values.new_zeros(table.num_states, table.num_actions, table.num_states)
+    return zeros.index_put((states, actions, table.pattern.columns), table.values)
+

@@ -1,0 +1,194 @@
+"""Any bipartite graph of discrete variables and factors: log p(x) = sum_f log f(x_f) + const."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import networkx
+import torch
+from torch import Tensor
+
+from cai.data.serialization import serializable
+from cai.factors.checks import as_table, state_index
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@serializable
+@dataclass(frozen=True)
+class Variable:
+    """A discrete variable with values 0..cardinality-1.
+
+    Attributes:
+        name: Its name, unique in a graph.
+        cardinality: How many values it has.
+    """
+
+    name: str
+    cardinality: int
+
+    def __post_init__(self) -> None:
+        if self.cardinality < 1:
+            raise ValueError(f"variable {self.name!r}: cardinality must be at least 1, got {self.cardinality}")
+
+
+@serializable
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """A potential on some variables.
+
+    Attributes:
+        variables: Names of the variables, one a dimension of the table.
+        log_table: log f, in nats: one dimension a variable, `-inf` where forbidden.
+        name: What to call it in messages and drawings.
+
+    Raises:
+        ValueError: A dimension too many or too few, a variable twice, NaN or `+inf`.
+    """
+
+    variables: tuple[str, ...]
+    log_table: Tensor
+    name: str = "factor"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "variables", tuple(self.variables))
+        dtype = self.log_table.dtype if isinstance(self.log_table, Tensor) else None
+        object.__setattr__(self, "log_table", as_table(self.log_table, f"factor {self.name!r}", dtype))
+        if len(set(self.variables)) != len(self.variables):
+            raise ValueError(f"factor {self.name!r}: a variable stands in it twice: {self.variables}")
+        if self.log_table.dim() != len(self.variables):
+            raise ValueError(
+                f"factor {self.name!r}: {len(self.variables)} variables need a table of as many dimensions, got shape "
+                f"{list(self.log_table.shape)}"
+            )
+        values = self.log_table.detach()
+        if (torch.isnan(values) | torch.isposinf(values)).any():
+            raise ValueError(f"factor {self.name!r}: the log table holds NaN or +inf")
+
+
+@serializable
+@dataclass(frozen=True, eq=False)
+class FactorGraph:
+    """Variables, factors tied to them, and what is observed.
+
+    Attributes:
+        variables: The variables.
+        factors: The factors; the joint density is the product of them all, not normalised.
+        evidence: The observed value of some variables, by name.
+
+    Raises:
+        ValueError: Names that are not unique, a factor on an unknown variable or of the wrong size, evidence outside a
+            variable's domain.
+    """
+
+    variables: tuple[Variable, ...] = ()
+    factors: tuple[Factor, ...] = ()
+    evidence: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "variables", tuple(self.variables))
+        object.__setattr__(self, "factors", tuple(self.factors))
+        cardinalities = self.cardinalities
+        if len(cardinalities) != len(self.variables):
+            names = [variable.name for variable in self.variables]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"FactorGraph: there are two variables called {twice!r}")
+        for factor in self.factors:
+            for name, size in zip(factor.variables, factor.log_table.shape, strict=True):
+                if name not in cardinalities:
+                    raise ValueError(f"factor {factor.name!r}: there is no variable {name!r}")
+                if cardinalities[name] != size:
+                    raise ValueError(
+                        f"factor {factor.name!r}: variable {name!r} has {cardinalities[name]} values, its dimension {size}"
+                    )
+        for name, value in self.evidence.items():
+            if name not in cardinalities:
+                raise ValueError(f"evidence: there is no variable {name!r}")
+            if not 0 <= value < cardinalities[name]:
+                raise ValueError(f"evidence: {name!r} = {value} is outside 0..{cardinalities[name] - 1}")
+
+    @property
+    def cardinalities(self) -> dict[str, int]:
+        """Number of values of each variable, by name."""
+        return {variable.name: variable.cardinality for variable in self.variables}
+
+    def add_variables(self, *variables: Variable) -> FactorGraph:
+        """Makes a copy with more variables."""
+        return replace(self, variables=(*self.variables, *variables))
+
+    def add_factors(self, *factors: Factor) -> FactorGraph:
+        """Makes a copy with more factors."""
+        return replace(self, factors=(*self.factors, *factors))
+
+    def condition(self, evidence: Mapping[str, int]) -> FactorGraph:
+        """Makes a copy in which more variables are observed.
+
+        Raises:
+            ValueError: An unknown variable, a value outside its domain, or another than observed already.
+        """
+        for name, value in evidence.items():
+            if self.evidence.get(name, value) != value:
+                raise ValueError(f"evidence: {name!r} is observed to be {self.evidence[name]} already, not {value}")
+        return replace(self, evidence={**self.evidence, **evidence})
+
+    def log_density(self, assignment: Mapping[str, Any]) -> Tensor:
+        """Computes sum_f log f(x_f), in nats, not normalised.
+
+        Args:
+            assignment: A value, or a batch of values that broadcast, for every variable without evidence. Where it names
+                an observed variable too, other values than the observed one have density zero.
+
+        Returns:
+            The batch's shape; `-inf` where a factor forbids.
+
+        Raises:
+            ValueError: A variable is missing or unknown, or a value is outside its domain.
+        """
+        values = self._values(assignment)
+        shape = torch.broadcast_shapes(*(value.shape for value in values.values())) if values else torch.Size()
+        total = torch.zeros(shape, dtype=torch.float64)
+        for factor in self.factors:
+            total = total + factor.log_table[tuple(values[name] for name in factor.variables)]
+        for name, observed in self.evidence.items():
+            total = torch.where(values[name] == observed, total, -torch.inf)
+        return total
+
+    def _values(self, assignment: Mapping[str, Any]) -> dict[str, Tensor]:
+        cardinalities = self.cardinalities
+        unknown = sorted(set(assignment) - set(cardinalities))
+        missing = sorted(set(cardinalities) - set(assignment) - set(self.evidence))
+        if unknown or missing:
+            raise ValueError(
+                f"log_density: no variable {unknown[0]!r}" if unknown else f"log_density: no value for {missing[0]!r}"
+            )
+        full = {**self.evidence, **assignment}
+        return {name: state_index(value, cardinalities[name], name) for name, value in full.items()}
+
+    def to_networkx(self) -> networkx.Graph:
+        """Gives the bipartite graph: nodes ("variable", name) and ("factor", index) with attribute `kind`."""
+        view = networkx.Graph()
+        for variable in self.variables:
+            view.add_node(
+                ("variable", variable.name),
+                kind="variable",
+                label=variable.name,
+                cardinality=variable.cardinality,
+                observed=self.evidence.get(variable.name),
+            )
+        for index, factor in enumerate(self.factors):
+            view.add_node(("factor", index), kind="factor", label=factor.name)
+            view.add_edges_from((("factor", index), ("variable", name)) for name in factor.variables)
+        return view
+
+    def draw(self, ax: Axes | None = None) -> Axes:
+        """Draws variables as circles and factors as squares; needs matplotlib.
+
+        Args:
+            ax: Where to draw; a new figure by default.
+        """
+        from cai.graph.drawing import draw_factor_graph
+
+        return draw_factor_graph(self, ax)

@@ -1,0 +1,22 @@
+"""The entry `infer`, what a method is, and what an answer is. The core never imports a method."""
+
+from cai.inference.callbacks import AbstractCallback, Checkpoint, ProgressBar
+from cai.inference.engine import infer
+from cai.inference.method import AbstractMethod, Progress
+from cai.inference.posterior import Gap, Posterior, load
+from cai.inference.stats import Stats
+from cai.inference.tabular import TabularPosterior
+
+__all__ = [
+    "AbstractCallback",
+    "AbstractMethod",
+    "Checkpoint",
+    "Gap",
+    "Posterior",
+    "Progress",
+    "ProgressBar",
+    "Stats",
+    "TabularPosterior",
+    "infer",
+    "load",
+]

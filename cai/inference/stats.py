@@ -1,0 +1,30 @@
+"""What a method says of its own work."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from cai.data.serialization import serializable
+
+
+@serializable
+@dataclass(frozen=True)
+class Stats:
+    """How an answer was reached, and how good it is.
+
+    Attributes:
+        num_steps: Backups (time steps, sweeps or Newton steps) done.
+        converged: Whether the tolerance was reached; a single backward pass always has.
+        residual: max |B V - V| at the end, reward units.
+        certified_error: A bound of the error of v in the maximum norm, reward units; infinite where nothing is proved.
+        seconds: Wall-clock time of the inference.
+        estimates: Names of the posterior's quantities that are estimates and not exact.
+    """
+
+    num_steps: int = 0
+    converged: bool = True
+    residual: float = 0.0
+    certified_error: float = math.inf
+    seconds: float = 0.0
+    estimates: tuple[str, ...] = ()

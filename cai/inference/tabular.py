@@ -1,0 +1,296 @@
+"""The posterior of a tabular graph: messages, and everything that follows from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cai.data.serialization import serializable
+from cai.data.trajectories import Trajectories
+from cai.errors import Unavailable
+from cai.factors.checks import state_index
+from cai.graph.tabulate import tabulate
+from cai.inference.posterior import Gap, Posterior
+from cai.ops.divergence import kl_of_steps, kl_of_weights
+from cai.ops.fixed_point import Stationary, stationary_occupancy
+from cai.ops.logspace import safe_log
+from cai.ops.messages import Messages, forward_marginals
+from cai.ops.readings import FixedDynamics, Kernel, MostProbable, PosteriorDynamics, Reading
+from cai.ops.sampling import sample_index
+from cai.ops.tables import Tables
+from cai.simulate.chains import ChainSampler
+from cai.simulate.seeding import seeded
+
+for _class in (FixedDynamics, PosteriorDynamics, MostProbable, Messages):
+    serializable(_class)
+
+
+@serializable
+@dataclass(frozen=True, eq=False)
+class TabularPosterior(Posterior):
+    """Backward messages on tables, with marginals, evidence and samples computed when they are asked for.
+
+    Attributes:
+        reading: What the messages mean: which trajectory distribution they describe.
+        tables: The graph as tables.
+        messages: Q, V and log pi, reward units and nats.
+        evaluates: Whether the policy was given, and not made optimal.
+    """
+
+    reading: Reading
+    tables: Tables
+    messages: Messages
+    evaluates: bool = False
+
+    def pack(self) -> dict[str, Any]:
+        """Gives what a file needs; the tables are made again from the graph."""
+        names = ("graph", "method", "stats", "reading", "messages", "evaluates")
+        return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def unpack(cls, parts: dict[str, Any]) -> TabularPosterior:
+        """Makes the posterior of what a file gave."""
+        with torch.no_grad():
+            return cls(**parts, tables=tabulate(parts["graph"]))
+
+    # What is read at a state, an action and a time.
+
+    def policy(self, state: Any, t: Any = 0) -> torch.distributions.Categorical:
+        """Gives pi_t(a | s); see `Posterior.policy`."""
+        state, t = self._at(state, t, self._last_step)
+        return torch.distributions.Categorical(logits=self.messages.log_policy[t, state])
+
+    def q(self, state: Any, action: Any, t: Any = 0) -> Tensor:
+        """Gives Q_t(s, a), reward units; see `Posterior.q`."""
+        state, t = self._at(state, t, self._last_step)
+        return self.messages.q[t, state, self._action(action)]
+
+    def v(self, state: Any, t: Any = 0) -> Tensor:
+        """Gives V_t(s) for 0 <= t <= T, reward units; see `Posterior.v`."""
+        state, t = self._at(state, t, self.tables.horizon or 0)
+        return self.messages.v[t, state]
+
+    def advantage(self, state: Any, action: Any, t: Any = 0) -> Tensor:
+        """Gives Q_t(s, a) - V_t(s), reward units; zero where no action matters (terminal states, excluded ones)."""
+        v = self.v(state, t)
+        alive = ~torch.isneginf(v)
+        return torch.where(alive, self.q(state, action, t) - torch.where(alive, v, 0.0), 0.0)
+
+    @property
+    def _last_step(self) -> int:
+        return 0 if self.tables.horizon is None else self.tables.horizon - 1
+
+    def _at(self, state: Any, t: Any, last: int) -> tuple[Tensor, Tensor]:
+        state = state_index(state, self.tables.num_states).to(self.messages.v.device)
+        if self.tables.horizon is None:
+            return state, torch.zeros((), dtype=torch.int64, device=state.device)
+        t = torch.as_tensor(np.asarray(t) if not isinstance(t, Tensor) else t)
+        if ((t < 0) | (t > last)).any():
+            raise ValueError(f"t must be within 0..{last} on a horizon of {self.tables.horizon}, got {t.tolist()}")
+        return state, t.to(torch.int64).to(state.device)
+
+    def _action(self, action: Any) -> Tensor:
+        return state_index(action, self.tables.num_actions, "action").to(self.messages.v.device)
+
+    # Evidence.
+
+    @property
+    def _is_hard(self) -> bool:
+        return not isinstance(self.tables.temperature, Tensor) and self.tables.temperature == 0.0
+
+    def _need_temperature(self, name: str) -> None:
+        if self._is_hard:
+            raise Unavailable(f"{name} is undefined at temperature 0, where the optimality has no density")
+
+    @property
+    def log_evidence(self) -> Tensor:
+        """log p(O), or a lower bound of it: 0-dim, nats; see `Posterior.log_evidence`."""
+        self._need_temperature("log_evidence")
+        return self.reading.value_of_start(self.tables, self.messages.v[0]) / self.tables.temperature
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether `log_evidence` is a lower bound of log p(O)."""
+        return self.reading.is_bound
+
+    # The trajectory distribution that the messages describe.
+
+    @cached_property
+    def _initial(self) -> Tensor:
+        return self.reading.initial(self.tables, self.messages.v[0])
+
+    @cached_property
+    def _policy(self) -> Tensor:
+        return self.messages.log_policy.exp()
+
+    def _kernel(self, t: int, *, absorbs: bool = True) -> Kernel:
+        now, then = (0, 0) if self.tables.horizon is None else (t, t + 1)
+        kernel = self.reading.kernel(self.tables.step(now), self.messages.q[now], self.messages.v[then])
+        return kernel if absorbs else Kernel(kernel.arrival)
+
+    def _forward(self, *, absorbs: bool) -> tuple[Tensor, Tensor]:
+        return forward_marginals(
+            self.tables, self._initial, self._policy, lambda t: self._kernel(t, absorbs=absorbs)
+        )
+
+    @cached_property
+    def _visits(self) -> tuple[Tensor, Tensor]:
+        """Expected (discounted) visits of pairs, and the mass that ends in each state: [T | -, S, A] and [S]."""
+        if self.tables.horizon is None:
+            costs = torch.zeros_like(self.messages.v)
+            problem = Stationary(self.tables, self.reading, self._policy if self.evaluates else None, costs)
+            return stationary_occupancy(problem, self.messages, self._initial)
+        states, pairs = self._forward(absorbs=True)
+        return pairs, states[-1]
+
+    @cached_property
+    def _marginals(self) -> tuple[Tensor, Tensor]:
+        tables = self.tables
+        if tables.horizon is not None:
+            absorbing = self.reading.absorbs and tables.discount < 1.0
+            return self._forward(absorbs=absorbing)
+        pairs, ended = self._visits
+        if tables.discount == 1.0:  # nothing but the absorbed mass is stationary
+            return ended, torch.zeros_like(pairs)
+        states = pairs.sum(-1) + ended / (1.0 - tables.discount)
+        total = states.sum()
+        return states / total, pairs / total
+
+    @property
+    def state_marginals(self) -> Tensor:
+        """Distribution of the state, `[T + 1, S]` or `[S]`; see `Posterior.state_marginals`."""
+        return self._marginals[0]
+
+    @property
+    def state_action_marginals(self) -> Tensor:
+        """Distribution of (state, action), `[T, S, A]` or `[S, A]`; see `Posterior.state_action_marginals`."""
+        return self._marginals[1]
+
+    @property
+    def occupancy(self) -> Tensor:
+        """Expected (discounted) visits, `[T, S, A]` or `[S, A]`; see `Posterior.occupancy`."""
+        return self._visits[0]
+
+    @property
+    def expected_return(self) -> Tensor:
+        """Expected (discounted) sum of rewards, terminal reward included: 0-dim, reward units."""
+        visits, ended = self._visits
+        total = (ended * self.tables.terminal_values).sum()
+        if self.tables.horizon is None:
+            return total + (visits * self._rewards(0)).sum()
+        if isinstance(self.reading, FixedDynamics) or all(step.entry_rewards is None for step in self.tables.steps):
+            return total + (visits * self.tables.expected_rewards).sum()
+        return total + sum((visits[t] * self._rewards(t)).sum() for t in range(self.tables.horizon))
+
+    def _rewards(self, t: int) -> Tensor:
+        """E[r(s, a, s')] under this posterior's own dynamics, `[S, A]`."""
+        step = self.tables.step(t)
+        if step.entry_rewards is None:
+            return step.rewards
+        arrival = self._kernel(t).arrival
+        return step.rewards + arrival.over_next(arrival.values * step.entry_rewards)
+
+    @property
+    def entropy(self) -> Tensor:
+        """Expected (discounted) sum of the policy's entropies: 0-dim, nats."""
+        entropies = -torch.where(self._policy > 0, self._policy * self.messages.log_policy, 0.0).sum(-1)
+        return (self._visits[0].sum(-1) * entropies).sum()
+
+    @property
+    def most_probable_trajectory(self) -> Trajectories:
+        """The mode of p(tau | O), as a batch of one; of `MaxProduct` only."""
+        if not isinstance(self.reading, MostProbable):
+            self._unavailable("most_probable_trajectory", "; ask MaxProduct")
+        return self.sample(1, seed=0)
+
+    def sample(self, num: int, seed: int | None = None, length: int | None = None) -> Trajectories:
+        """Draws trajectories of this posterior, `[N]` of them; see `Posterior.sample`."""
+        tables = self.tables
+        length = tables.horizon if length is None else length
+        if tables.horizon is not None and length is not None and not 0 < length <= tables.horizon:
+            raise ValueError(f"sample: length must be within 1..{tables.horizon}, the horizon, got {length}")
+        dies = self.reading.absorbs and tables.discount < 1.0
+        if length is None and not (tables.terminal.any() or dies):
+            raise ValueError("sample: the horizon is infinite and no state is terminal; give length=")
+        policy = self._policy.detach()
+        with seeded(seed, policy.device) as generator, torch.no_grad():
+            sampler = ChainSampler(
+                tables,
+                self._initial,
+                lambda state, t: sample_index(policy[t if len(policy) > 1 else 0, state], generator),
+                lambda t: self._kernel(t, absorbs=self.reading.absorbs),
+            )
+            return sampler.sample(num, length, generator)
+
+    def log_prob(self, trajectories: Trajectories) -> Tensor:
+        """Gives log q(tau): start, actions and transitions, `[N]`, nats; see `Posterior.log_prob`.
+
+        Where the discount is an absorbing state of this posterior, going on and ending early are counted too.
+
+        Raises:
+            ValueError: States or actions outside the graph's spaces, or more actions than the horizon.
+        """
+        states, actions, mask = trajectories.states, trajectories.actions, trajectories.mask
+        num_steps = int(trajectories.lengths.max()) if len(trajectories) else 0
+        if self.tables.horizon is not None and num_steps > self.tables.horizon:
+            raise ValueError(f"log_prob: a trajectory takes {num_steps} actions, the horizon is {self.tables.horizon}")
+        states = state_index(torch.where(trajectories.state_mask, states, 0), self.tables.num_states)
+        actions = state_index(torch.where(mask, actions, 0), self.tables.num_actions, "action")
+        total = safe_log(self._initial)[states[:, 0]]
+        died = trajectories.terminated & ~self.tables.terminal[states.gather(1, trajectories.lengths[:, None])[:, 0]]
+        for t in range(num_steps):
+            ends = died & (trajectories.lengths == t + 1)
+            step = self._log_prob_step(t, states[:, t], actions[:, t], states[:, t + 1], ends)
+            total = total + torch.where(mask[:, t], step, 0.0)
+        return total
+
+    def _log_prob_step(self, t: int, state: Tensor, action: Tensor, following: Tensor, ends: Tensor) -> Tensor:
+        kernel = self._kernel(t, absorbs=self.reading.absorbs)
+        arrival = kernel.arrival.entry(kernel.arrival.values, state, action, following)
+        log_policy = self.messages.log_policy[t if self.tables.horizon is not None else 0, state, action]
+        chance = torch.ones_like(arrival) if kernel.survival is None else kernel.survival[following]
+        return log_policy + safe_log(arrival) + safe_log(torch.where(ends, 1.0 - chance, chance))
+
+    # Side by side.
+
+    def gap(self, other: Posterior) -> Gap:
+        """Puts two posteriors on the same graph side by side, nats; see `Posterior.gap`."""
+        if not isinstance(other, TabularPosterior):
+            raise ValueError(f"gap: the other posterior is a {type(other).__name__}, which has no tables")
+        self._need_same_world(other)
+        difference = self.log_evidence - other.log_evidence
+        sign = -1.0 if self.is_bound and not other.is_bound else 1.0
+        return Gap(sign * difference, self._kl_to(other), other._kl_to(self))
+
+    def _kl_to(self, other: TabularPosterior) -> Tensor:
+        total = kl_of_weights(self._initial, other._initial).sum()
+        visits = self._visits[0] if self.tables.horizon is not None else self._visits[0][None]
+        for t in range(len(visits)):
+            log_policies = (self.messages.log_policy[t], other.messages.log_policy[t])
+            total = total + kl_of_steps(visits[t], log_policies, (self._kernel(t), other._kernel(t)))
+        return total
+
+    def _need_same_world(self, other: TabularPosterior) -> None:
+        mine, theirs = self.tables, other.tables
+        for name in ("num_states", "num_actions", "horizon", "discount", "temperature"):
+            if getattr(mine, name) != getattr(theirs, name):
+                raise ValueError(f"gap: the graphs differ: {name} {getattr(mine, name)} against {getattr(theirs, name)}")
+        pairs = {
+            "initial distribution": (mine.initial, theirs.initial),
+            "terminal states": (mine.terminal, theirs.terminal),
+            "terminal reward": (mine.terminal_values, theirs.terminal_values),
+            "action prior": (mine.priors, theirs.priors),
+            "reward": (mine.expected_rewards, theirs.expected_rewards),
+            "dynamics": (mine.step(0).transitions.values, theirs.step(0).transitions.values),
+        }
+        for name, (first, second) in pairs.items():
+            if first.shape != second.shape or not torch.equal(first, second):
+                raise ValueError(f"gap: the graphs differ in their {name}")
+
+    def _unavailable(self, name: str, reason: str = "") -> NoReturn:
+        super()._unavailable(name, reason)

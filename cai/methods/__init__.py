@@ -1,0 +1,18 @@
+"""Inference routines, one a file. Each says which posterior it gives, what it needs and what it costs."""
+
+from cai.methods.max_product import MaxProduct
+from cai.methods.policy_evaluation import PolicyEvaluation
+from cai.methods.soft_policy_iteration import SoftPolicyIteration
+from cai.methods.soft_value_iteration import SoftValueIteration
+from cai.methods.solvers import Newton, ValueIteration
+from cai.methods.sum_product import SumProduct
+
+__all__ = [
+    "MaxProduct",
+    "Newton",
+    "PolicyEvaluation",
+    "SoftPolicyIteration",
+    "SoftValueIteration",
+    "SumProduct",
+    "ValueIteration",
+]

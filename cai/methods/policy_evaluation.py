@@ -1,0 +1,147 @@
+"""The value of a given policy: backward messages in which the policy is not optimised.
+
+    V_t = sum_a pi_t(a|s) [Q_t - alpha log(pi_t / mu)],     Q_t = E[r] + gamma E V_{t+1}
+
+Posterior: q(tau) = p(s_0) prod pi p. `log_evidence` = E V_0 / alpha is the evidence lower bound of this policy, so any two
+policies of a graph can be compared, and `exact.gap(evaluated)` is what the policy loses. Exact on tables: one backward pass, or
+one linear solve on an infinite horizon. With `temperature=0` V is the plain expected return.
+
+Source: Sutton and Barto (2018), section 4.1; Haarnoja et al. (2018), lemma 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cai.data.serialization import serializable
+from cai.errors import IncompatibleMethod
+from cai.factors.checks import check_rows
+from cai.factors.policy import TabularPolicy
+from cai.graph.trajectory_graph import TrajectoryGraph
+from cai.methods.solvers import Newton, Solver
+from cai.methods.tabular_method import AbstractTabularMethod
+from cai.ops.fixed_point import Stationary, policy_costs
+from cai.ops.logspace import safe_log
+from cai.ops.messages import Backup, evaluation_backup
+from cai.ops.readings import FixedDynamics, Reading
+from cai.ops.tables import Tables
+
+
+@serializable
+@dataclass(frozen=True)
+class PolicyEvaluation(AbstractTabularMethod):
+    """Values, advantages, occupancy and evidence bound of a given policy, exactly.
+
+    Needs tables of the dynamics. The policy may be a posterior, a `TabularPolicy`, probabilities `[S, A]` or `[T, S, A]`, a
+    callable `policy(state, t)` that returns a distribution, or a policy with `bind(graph)`; it may carry gradients. An action
+    that the prior forbids must have probability zero.
+
+    Attributes:
+        policy: The policy.
+        temperature: Temperature of the entropy term, reward units; None takes the graph's, 0 leaves it out.
+        tolerance: Certified error of V to reach on an infinite horizon, relative to max(1, max|V|).
+    """
+
+    policy: Any
+    temperature: float | None = None
+    tolerance: float = 1e-10
+
+    @property
+    def reading(self) -> Reading:
+        """The dynamics is what it is."""
+        return FixedDynamics()
+
+    def solver_for(self, tables: Tables) -> Solver:
+        """One linear solve; what follows cleans its rounding."""
+        return Newton(max_steps=20)
+
+    def answered(self, graph: TrajectoryGraph) -> TrajectoryGraph:
+        """The graph with the temperature of the entropy term."""
+        return graph if self.temperature is None else graph.replace(temperature=self.temperature)
+
+    def accepts(self, graph: Any) -> None:
+        """Raises `IncompatibleMethod` unless the graph has tables, and no evidence on later states."""
+        super().accepts(graph)
+        if graph.evidence:
+            raise IncompatibleMethod("PolicyEvaluation: a policy is given, so evidence has nothing to act on; SumProduct has")
+
+    def problem(self, graph: TrajectoryGraph) -> Stationary:
+        """Reads the graph and the policy as tables."""
+        bare = super().problem(graph)
+        policy = policy_table(self.policy, graph, bare.tables)
+        return replace(bare, policy=policy, costs=policy_costs(bare.tables, policy))
+
+    def backup(self, problem: Stationary) -> Backup:
+        """V = sum pi Q - cost."""
+        assert problem.policy is not None and problem.costs is not None
+        return evaluation_backup(problem.reading, problem.policy, problem.costs)
+
+    def policy_of(self, problem: Stationary, q: Tensor, v: Tensor) -> Tensor:
+        """The policy given, `[T, S, A]`."""
+        assert problem.policy is not None
+        return safe_log(problem.policy).expand(q.shape)
+
+    def kept(self, problem: Stationary) -> PolicyEvaluation:
+        """Keeps the policy as a table, which can be saved."""
+        assert problem.policy is not None
+        table = problem.policy.detach()
+        kept = TabularPolicy(table[0], dtype=table.dtype) if len(table) == 1 else TabularPolicy.per_step(table, dtype=table.dtype)
+        return replace(self, policy=kept)
+
+
+def policy_table(policy: Any, graph: TrajectoryGraph, tables: Tables) -> Tensor:
+    """Reads any policy as probabilities.
+
+    Args:
+        policy: As `PolicyEvaluation` takes it.
+        graph: The graph that it acts in.
+        tables: Its tables.
+
+    Returns:
+        `[1, S, A]` for a stationary policy or an infinite horizon, else `[T, S, A]`; the normalised prior at terminal states.
+
+    Raises:
+        ValueError: A wrong shape, rows that do not sum to one, or an action that the prior forbids.
+    """
+    table = _raw_table(policy, graph, tables).to(tables.initial)
+    shape = (tables.num_states, tables.num_actions)
+    if table.dim() == 2:
+        table = table[None]
+    if table.shape[1:] != shape or len(table) not in (1, tables.horizon or 1):
+        raise ValueError(
+            f"PolicyEvaluation: expected probabilities [{shape[0]}, {shape[1]}] or [T, {shape[0]}, {shape[1]}] with T = "
+            f"{tables.horizon}, got {list(table.shape)}"
+        )
+    table = torch.where(tables.terminal[:, None], tables.default_policies, table)
+    check_rows(table, "policy", ["time", "state"])
+    forbidden = (table > 0) & (tables.priors == 0)
+    if forbidden.any():
+        t, state, action = forbidden.nonzero()[0].tolist()
+        raise ValueError(f"policy: state {state} takes action {action} at time {t}, which the action prior forbids")
+    return table
+
+
+def _raw_table(policy: Any, graph: TrajectoryGraph, tables: Tables) -> Tensor:
+    if hasattr(policy, "bind"):
+        policy = policy.bind(graph)
+    if isinstance(policy, TabularPolicy):
+        return policy.probs
+    if not callable(policy) and not hasattr(policy, "policy"):
+        return TabularPolicy(policy).probs if torch.as_tensor(policy).dim() == 2 else TabularPolicy.per_step(policy).probs
+    act = getattr(policy, "policy", policy)
+    states = torch.arange(tables.num_states)
+    rows = [_probs(act(states, t)) for t in range(tables.horizon or 1)]
+    return torch.stack(rows)
+
+
+def _probs(choice: Any) -> Tensor:
+    probs = getattr(choice, "probs", None)
+    if not isinstance(probs, Tensor):
+        raise ValueError(
+            f"PolicyEvaluation: policy(state, t) must return a Categorical on tables, got {type(choice).__name__}"
+        )
+    return probs

@@ -1,0 +1,62 @@
+"""The exact posterior p(tau | O): backward and forward messages of the graphical model as it stands.
+
+    Q_t = r + alpha log E exp(V_{t+1} / alpha),     V_t = alpha log sum_a mu exp(Q_t / alpha)
+    log p(O) = log sum_s p(s_0) exp(V_0 / alpha),   p(s'|s,a,O) ~ p(s'|s,a) exp(V_{t+1}(s') / alpha)
+
+Exactness: exact on tables, `log_evidence` included. The dynamics is tilted towards luck too: read as a plan, the answer is
+risk-seeking. A discount is a chance 1 - gamma a step of moving to an absorbing state of value zero, and marginals are then
+those of what has not ended. Infinite horizons: z = exp(V / alpha) solves a linear system, found in log space by Newton's
+method; it exists iff gamma lambda < 1, lambda the spectral radius of M(s,s') = sum_a mu exp(r / alpha) p(s'|s,a).
+
+Cost: as `SoftValueIteration`, with a log-sum-exp over successors in the place of a product.
+
+Source: Levine (2018), section 2; Todorov (2009) for the linear system.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cai.data.serialization import serializable
+from cai.errors import IncompatibleMethod
+from cai.methods.solvers import Newton, Solver
+from cai.methods.tabular_method import AbstractTabularMethod
+from cai.ops.readings import PosteriorDynamics, Reading
+from cai.ops.tables import Tables
+
+
+@serializable
+@dataclass(frozen=True)
+class SumProduct(AbstractTabularMethod):
+    """The posterior over trajectories given optimality, exactly: evidence, marginals, tilted dynamics.
+
+    Needs tables of the dynamics and a positive temperature. It conditions on success, so under noise its policy is
+    risk-seeking: for control take `SoftValueIteration`, which equals it iff the dynamics is deterministic. It is the method
+    for evidence on states and actions (`graph.condition`), and the evidence that bounds are judged by.
+
+    Attributes:
+        tolerance: Certified error of V to reach on an infinite horizon, relative to max(1, max|V|).
+        max_steps: The most Newton steps.
+    """
+
+    tolerance: float = 1e-10
+    max_steps: int = 200
+
+    @property
+    def reading(self) -> Reading:
+        """Everything answers to the optimality."""
+        return PosteriorDynamics()
+
+    def solver_for(self, tables: Tables) -> Solver:
+        """Newton's method in log space."""
+        return Newton(self.max_steps)
+
+    def accepts(self, graph: Any) -> None:
+        """Raises `IncompatibleMethod` unless the graph has tables and a positive temperature."""
+        super().accepts(graph)
+        if not graph.temperature:
+            raise IncompatibleMethod(
+                "SumProduct needs a positive temperature: at 0 the optimality has no density; SoftValueIteration and "
+                "MaxProduct answer temperature 0"
+            )

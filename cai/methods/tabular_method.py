@@ -1,0 +1,219 @@
+"""What the methods on tables share: checks, the backward pass or the fixed-point iteration, and the answer."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+
+from cai.data.serialization import serializable
+from cai.errors import IncompatibleMethod, NotConverged
+from cai.factors.environment import Environment
+from cai.factors.protocols import TabulatedDynamics
+from cai.graph.tabulate import tabulate
+from cai.graph.trajectory_graph import TrajectoryGraph
+from cai.inference.method import AbstractMethod, Progress
+from cai.inference.stats import Stats
+from cai.inference.tabular import TabularPosterior
+from cai.methods.solvers import Newton, Solver, ValueIteration
+from cai.ops.fixed_point import Iterate, Stationary
+from cai.ops.messages import Backup, Messages, backward_messages, log_policy, optimal_backup
+from cai.ops.readings import Reading
+from cai.ops.tables import Tables
+
+serializable(Iterate)
+
+
+@dataclass(frozen=True, eq=False)
+class TabularState:
+    """Where a tabular method stands.
+
+    Attributes:
+        problem: The world, the reading and the policy to evaluate, if one is.
+        iterate: The fixed-point iteration; of a finite horizon, only its counters.
+        messages: The answer of a finite horizon, once it is there.
+    """
+
+    problem: Stationary
+    iterate: Iterate
+    messages: Messages | None = None
+
+
+class AbstractTabularMethod(AbstractMethod):
+    """A method that reads the whole table: one backward pass, or a fixed-point iteration where the horizon is infinite."""
+
+    @property
+    @abstractmethod
+    def reading(self) -> Reading:
+        """What the messages mean."""
+
+    @abstractmethod
+    def solver_for(self, tables: Tables) -> Solver:
+        """The way to the fixed point of an infinite horizon."""
+
+    @property
+    def target(self) -> float:
+        """The error of V to reach, relative to max(1, max|V|)."""
+        return float(getattr(self, "tolerance", 0.0))
+
+    def problem(self, graph: TrajectoryGraph) -> Stationary:
+        """Reads the graph as tables."""
+        return Stationary(tabulate(graph), self.reading)
+
+    def backup(self, problem: Stationary) -> Backup:
+        """How a message passes back through one step."""
+        return optimal_backup(problem.reading)
+
+    def answered(self, graph: TrajectoryGraph) -> TrajectoryGraph:
+        """The graph with the temperature actually used."""
+        return graph
+
+    def accepts(self, graph: Any) -> None:
+        """Raises `IncompatibleMethod` unless the graph is a trajectory graph on tables."""
+        name = type(self).__name__
+        if not isinstance(graph, TrajectoryGraph):
+            raise IncompatibleMethod(f"{name} answers trajectory graphs on tables, not a {type(graph).__name__}")
+        if isinstance(graph.dynamics, Environment):
+            raise IncompatibleMethod(
+                f"{name} needs tables of the dynamics, and the graph's can only be stepped: "
+                f"{graph.dynamics.why_not_tables}; such a graph can be rolled out, and learned from by sampling methods"
+            )
+        if not isinstance(graph.dynamics, TabulatedDynamics):
+            found = "none" if graph.dynamics is None else type(graph.dynamics).__name__
+            raise IncompatibleMethod(f"{name} needs tables of the dynamics (cai.factors.TabularDynamics), got {found}")
+        for slot in ("initial", "reward"):
+            if getattr(graph, slot) is None:
+                raise IncompatibleMethod(f"{name} needs the graph's {slot}, which is None")
+
+    def init(self, graph: TrajectoryGraph, seed: int | None) -> TabularState:
+        """Reads the tables, and refuses an infinite horizon whose answer does not exist."""
+        with torch.set_grad_enabled(torch.is_grad_enabled()):
+            problem = self.problem(self.answered(graph))
+        if problem.tables.horizon is not None:
+            return TabularState(problem, Iterate(problem.tables.terminal_values))
+        if problem.tables.discount == 1.0:
+            need_exits(problem.tables, type(self).__name__)
+        with torch.no_grad():
+            return TabularState(problem, Iterate(problem.start()))
+
+    def step(self, graph: TrajectoryGraph, state: TabularState) -> TabularState:
+        """Does the whole backward pass, or a piece of the iteration."""
+        problem = state.problem
+        if problem.tables.horizon is None:
+            with torch.no_grad():
+                solver = self.solver_for(problem.tables)
+                return replace(state, iterate=solver.advance(problem, state.iterate, self.target))
+        q, v = backward_messages(problem.tables, self.backup(problem))
+        messages = Messages(q, v, self.policy_of(problem, q, v))
+        largest = float(torch.where(torch.isfinite(v), v, 0.0).detach().abs().max())
+        rounding = 16 * torch.finfo(v.dtype).eps * problem.tables.horizon * largest
+        iterate = Iterate(v[0].detach(), problem.tables.horizon, 0.0, rounding, done=True)
+        return TabularState(problem, iterate, messages)
+
+    def policy_of(self, problem: Stationary, q: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Gives log pi of the messages of a finite horizon, `[T, S, A]`."""
+        return log_policy(problem.tables, problem.reading, q, v[:-1])
+
+    def is_done(self, state: TabularState) -> bool:
+        """Says whether the tolerance, the floor of rounding or the limit of steps is reached."""
+        if state.problem.tables.horizon is not None:
+            return state.messages is not None
+        return state.iterate.done or state.iterate.num_steps >= self.solver_for(state.problem.tables).max_steps
+
+    def posterior(self, graph: TrajectoryGraph, state: TabularState, seconds: float) -> TabularPosterior:
+        """Wraps the messages."""
+        problem, iterate = state.problem, state.iterate
+        if not iterate.done:
+            self._stopped_early(problem, iterate)
+        messages = state.messages if state.messages is not None else problem.attach(iterate.v)
+        self._need_evidence(problem, messages)
+        return TabularPosterior(
+            graph=self.answered(graph),
+            method=self.kept(problem),
+            stats=Stats(iterate.num_steps, iterate.done, iterate.residual, iterate.certified_error, seconds),
+            reading=problem.reading,
+            tables=problem.tables,
+            messages=messages,
+            evaluates=problem.policy is not None,
+        )
+
+    def kept(self, problem: Stationary) -> AbstractMethod:
+        """The method as the posterior keeps it."""
+        return self
+
+    def progress(self, state: TabularState, seconds: float) -> Progress:
+        """Says where the iteration stands."""
+        iterate = state.iterate
+        return Progress(iterate.num_steps, iterate.residual, iterate.certified_error, seconds, iterate)
+
+    def restore(self, state: TabularState, checkpoint: Iterate) -> TabularState:
+        """Goes on from a checkpoint of an infinite horizon; a backward pass is short, and starts again.
+
+        Raises:
+            ValueError: The checkpoint is of another number of states.
+        """
+        if checkpoint.v.shape != state.iterate.v.shape:
+            raise ValueError(
+                f"resume: the checkpoint is of {checkpoint.v.numel()} states, the graph has {state.iterate.v.numel()}"
+            )
+        return state if state.problem.tables.horizon is not None else replace(state, iterate=checkpoint)
+
+    def _stopped_early(self, problem: Stationary, iterate: Iterate) -> None:
+        if not problem.contracts and not math.isfinite(iterate.certified_error) and iterate.residual > 1e-6:
+            raise IncompatibleMethod(problem.refusal())
+        warnings.warn(
+            f"{type(self).__name__} stopped after {iterate.num_steps} steps with residual {iterate.residual:.3g}; the error "
+            f"of v is at most {iterate.certified_error:.3g}",
+            NotConverged,
+            stacklevel=4,
+        )
+
+    def _need_evidence(self, problem: Stationary, messages: Messages) -> None:
+        start = problem.reading.value_of_start(problem.tables, messages.v[0])
+        if not torch.isneginf(start):
+            return
+        if problem.reading.is_bound and problem.tables.state_masks:
+            raise IncompatibleMethod(
+                f"under a fixed dynamics no policy makes the evidence on states at times "
+                f"{sorted(problem.tables.state_masks)} certain; SumProduct conditions on it"
+            )
+        raise IncompatibleMethod("the evidence has probability zero: no trajectory of this graph agrees with it")
+
+
+def need_exits(tables: Tables, name: str) -> None:
+    """Refuses an undiscounted infinite horizon with states from which no terminal state can be reached.
+
+    Raises:
+        IncompatibleMethod: There are no terminal states, or a state never gets to one; the message names it.
+    """
+    advice = "give a discount below 1 or a finite horizon"
+    if not tables.terminal.any():
+        raise IncompatibleMethod(
+            f"{name}: on an undiscounted infinite horizon without terminal states values grow without bound; {advice}"
+        )
+    matrix = tables.step(0).transitions.state_matrix((tables.priors[0] > 0).to(tables.initial.dtype))
+    edges = scipy.sparse.csr_matrix(matrix)
+    reaches = tables.terminal.cpu().numpy().copy()
+    frontier = reaches
+    while frontier.any():
+        frontier = (edges @ frontier.astype(np.float64) > 0) & ~reaches
+        reaches = reaches | frontier
+    if not reaches.all():
+        state = int(np.flatnonzero(~reaches)[0])
+        raise IncompatibleMethod(
+            f"{name}: on this undiscounted infinite horizon state {state} never reaches a terminal state; {advice}"
+        )
+
+
+def default_solver(tables: Tables) -> Solver:
+    """Picks Newton where sweeps would be many; at temperature 0 without discount Newton may never end, sweeps do."""
+    hard = not isinstance(tables.temperature, torch.Tensor) and tables.temperature == 0.0
+    if tables.discount == 1.0 and hard:
+        return ValueIteration(max_steps=100_000)
+    return Newton() if tables.discount > 0.9 else ValueIteration()

@@ -1,0 +1,111 @@
+"""Solving (I - G) x = b and (I - G') x = b for the state-to-state kernel G >= 0 of a Markov chain that ends.
+
+Up to some thousand states, or where elimination keeps the factors sparse, by a direct factorisation (LAPACK or SuperLU);
+beyond that by BiCGSTAB, and where that does not converge by the direct factorisation after all. The kernels change at every
+Newton step, so factorisations are not kept from one to the next.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import cached_property
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse
+import scipy.sparse.linalg
+import torch
+from torch import Tensor
+
+#: Below this many states a factorisation beats the Krylov iteration on every pattern tried (benchmarks/README.md).
+DIRECT_LIMIT = 4_000
+
+
+class Resolvent:
+    """The operator (I - G)^-1 for a nonnegative matrix G of spectral radius below one.
+
+    Args:
+        matrix: G, `[S, S]`, dense or scipy sparse.
+    """
+
+    def __init__(self, matrix: np.ndarray | scipy.sparse.csr_matrix) -> None:
+        self._matrix = matrix
+        self._size = matrix.shape[0]
+
+    def solve(self, b: Tensor, *, transposed: bool = False) -> Tensor:
+        """Solves (I - G) x = b, or (I - G') x = b.
+
+        Args:
+            b: `[S]`.
+            transposed: Which of the two; the adjoint of a value is an occupancy.
+
+        Returns:
+            x, `[S]`, of the dtype and device of b; detached. Infinite throughout where the matrix is singular.
+        """
+        right = b.detach().cpu().numpy().astype(np.float64)
+        try:
+            solution = self._solve(right, transposed)
+        except (RuntimeError, np.linalg.LinAlgError):  # SuperLU and LAPACK on an exactly singular matrix
+            solution = np.full_like(right, np.inf)
+        return torch.as_tensor(solution, dtype=b.dtype, device=b.device)
+
+    def _solve(self, right: np.ndarray, transposed: bool) -> np.ndarray:
+        if self._size > DIRECT_LIMIT and scipy.sparse.issparse(self._matrix):
+            matrix = self._system.T if transposed else self._system
+            solution, failed = scipy.sparse.linalg.bicgstab(matrix, right, rtol=1e-13, atol=0.0, maxiter=5_000)
+            if not failed:
+                return solution
+        if scipy.sparse.issparse(self._matrix):
+            return self._sparse_factors.solve(right, trans="T" if transposed else "N")
+        with np.errstate(all="ignore"):
+            return scipy.linalg.lu_solve(self._dense_factors, right, trans=int(transposed), check_finite=False)
+
+    @cached_property
+    def _system(self) -> scipy.sparse.csc_matrix:
+        system = scipy.sparse.identity(self._size, format="csr") - self._matrix
+        return system.tocsc()
+
+    @cached_property
+    def _sparse_factors(self) -> scipy.sparse.linalg.SuperLU:
+        return scipy.sparse.linalg.splu(self._system)
+
+    @cached_property
+    def _dense_factors(self) -> tuple[np.ndarray, np.ndarray]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", scipy.linalg.LinAlgWarning)
+            factors, pivots = scipy.linalg.lu_factor(np.eye(self._size) - self._matrix, check_finite=False)
+        if not np.diag(factors).all():
+            raise np.linalg.LinAlgError("singular")
+        return factors, pivots
+
+
+class _Implicit(torch.autograd.Function):
+    """x = (I - G)^-1 b in the backward direction only: the value is given, the gradient is solved for."""
+
+    @staticmethod
+    def forward(ctx, solution: Tensor, b: Tensor, resolvent: Resolvent, transposed: bool) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.resolvent, ctx.transposed = resolvent, transposed
+        return solution.clone()
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):  # type: ignore[no-untyped-def]
+        return None, ctx.resolvent.solve(grads[0], transposed=not ctx.transposed), None, None
+
+
+def implicit(solution: Tensor, once_more: Tensor, resolvent: Resolvent, *, transposed: bool = False) -> Tensor:
+    """Gives a fixed point x = F(x, theta) the gradient of the implicit function theorem.
+
+    dx/dtheta = (I - dF/dx)^-1 dF/dtheta, by one linear solve in the backward pass; nothing is unrolled.
+
+    Args:
+        solution: x, `[S]`, detached.
+        once_more: F(x, theta), `[S]`, with x detached and theta not.
+        resolvent: (I - G)^-1 with G = dF/dx, or its transpose.
+        transposed: Whether dF/dx is G' (an occupancy) and not G (a value).
+
+    Returns:
+        x, `[S]`, with the gradient of the fixed point (first order).
+    """
+    if not (torch.is_grad_enabled() and once_more.requires_grad):
+        return solution
+    return _Implicit.apply(solution, once_more, resolvent, transposed)

@@ -1,0 +1,154 @@
+"""Log-space reductions that are right in value and in gradient.
+
+    logsumexp(x)_i          = log sum_j exp(x_ij)          d/dx_ij = exp(x_ij - y_i)
+    log_expectation(x, w)_i = log sum_j w_ij exp(x_ij)     d/dx_ij = w_ij exp(x_ij - y_i),  d/dw_ij = exp(x_ij - y_i)
+
+Entries may be `-inf` (forbidden), whole rows may be, and entries may lie thousands of nats apart. `torch.logsumexp` has
+the right value but NaN gradients where a whole slice is `-inf`; the logarithm of a weight has an infinite derivative at
+zero. Here weights stay linear and are never logged: a weight of zero is a structural zero, with gradient zero.
+
+Where all x are small (a high temperature), log sum w exp(x) is the logarithm of a number next to one. It is computed as
+`log1p(sum w expm1(x))`, so that alpha log E exp(V / alpha) keeps its digits at alpha = 1e6. Weights that sum to one up to
+rounding are taken to sum to one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+NEG_INF = -math.inf
+
+
+class Reducer(Protocol):
+    """How entries are grouped: along one dimension, or by the rows of a sparse matrix."""
+
+    def sum(self, entries: Tensor) -> Tensor:
+        """Adds the entries of each group."""
+
+    def max(self, entries: Tensor) -> Tensor:
+        """Takes the greatest entry of each group, `-inf` for an empty one."""
+
+    def spread(self, groups: Tensor) -> Tensor:
+        """Gives each entry the value of its group."""
+
+
+@dataclass(frozen=True)
+class AlongDim:
+    """Groups entries along dimension `dim` of a dense tensor."""
+
+    dim: int = -1
+
+    def sum(self, entries: Tensor) -> Tensor:
+        """Adds along `dim`."""
+        return entries.sum(self.dim)
+
+    def max(self, entries: Tensor) -> Tensor:
+        """Takes the maximum along `dim`."""
+        return entries.amax(self.dim)
+
+    def spread(self, groups: Tensor) -> Tensor:
+        """Puts `dim` back, with size one."""
+        return groups.unsqueeze(self.dim)
+
+
+def logsumexp(x: Tensor, dim: int = -1) -> Tensor:
+    """Computes log sum exp(x) along `dim`; a slice of `-inf` gives `-inf`, with gradient zero.
+
+    Args:
+        x: `[..., n, ...]`, in nats.
+        dim: The dimension to reduce.
+
+    Returns:
+        `[...]`, in nats.
+    """
+    return _LogSumExp.apply(x, dim) if x.requires_grad and torch.is_grad_enabled() else torch.logsumexp(x, dim)
+
+
+def log_expectation(x: Tensor, weights: Tensor, reducer: Reducer | None = None) -> Tensor:
+    """Computes log sum_j w_j exp(x_j) over each group of entries.
+
+    Args:
+        x: Entries in nats, broadcastable against `weights`.
+        weights: Weights at least zero; they need not sum to one. A zero is structural: what stands in `x` there is
+            never read, and its gradient is zero.
+        reducer: How entries are grouped; the last dimension by default.
+
+    Returns:
+        One value a group, in nats; `-inf` where no entry has both a positive weight and a finite x.
+    """
+    reducer = AlongDim() if reducer is None else reducer
+    x, weights = torch.broadcast_tensors(x, weights)
+    if torch.is_grad_enabled() and (x.requires_grad or weights.requires_grad):
+        return _LogExpectation.apply(x, weights, reducer)
+    return _log_expectation(x, weights, reducer)
+
+
+def max_over_support(x: Tensor, weights: Tensor, dim: int = -1) -> Tensor:
+    """Takes the maximum of `x` over the entries of positive weight along `dim`; `-inf` where there is none."""
+    return torch.where(weights > 0, x, NEG_INF).amax(dim)
+
+
+def safe_log(x: Tensor) -> Tensor:
+    """Computes log x with `-inf` at zero, and gradient zero there."""
+    positive = x > 0
+    return torch.where(positive, torch.where(positive, x, 1.0).log(), NEG_INF)
+
+
+def _log_expectation(x: Tensor, weights: Tensor, reducer: Reducer) -> Tensor:
+    supported = torch.where(weights > 0, x, NEG_INF)
+    top = reducer.max(supported)
+    top = torch.where(torch.isneginf(top), 0.0, top)
+    below = supported - reducer.spread(top)
+    excess = reducer.sum(weights * below.expm1())
+    total_weight = reducer.sum(weights)
+    lack = total_weight - 1.0
+    # Rounding of the weights' sum must not be multiplied by the temperature: see the module's doc string.
+    lack = torch.where(lack.abs() < 64 * torch.finfo(x.dtype).eps, 0.0, lack)
+    near_one = lack + excess
+    log_total = torch.where(near_one > -0.5, near_one.clamp(min=-0.5).log1p(), reducer.sum(weights * below.exp()).log())
+    return top + log_total
+
+
+class _LogSumExp(torch.autograd.Function):
+    """`torch.logsumexp` with a gradient that is zero, not NaN, on slices that are `-inf` throughout."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, dim: int) -> Tensor:
+        return torch.logsumexp(x, dim)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        x, ctx.dim = inputs
+        ctx.save_for_backward(x, output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        x, y = ctx.saved_tensors
+        y = torch.where(torch.isneginf(y), 0.0, y).unsqueeze(ctx.dim)
+        return grads[0].unsqueeze(ctx.dim) * (x - y).exp(), None
+
+
+class _LogExpectation(torch.autograd.Function):
+    """`log_expectation` with its analytic gradient, itself differentiable."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weights: Tensor, reducer: Reducer) -> Tensor:
+        y = _log_expectation(x, weights, reducer)
+        ctx.reducer = reducer
+        ctx.save_for_backward(x, weights, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weights, y = ctx.saved_tensors
+        y = torch.where(torch.isneginf(y), 0.0, y)
+        supported = torch.where(weights > 0, x, NEG_INF)
+        grad_weights = ctx.reducer.spread(grads[0]) * (supported - ctx.reducer.spread(y)).exp()
+        return weights * grad_weights, grad_weights, None

@@ -1,0 +1,226 @@
+"""What a backward message means: the readings of the dynamics.
+
+A reading says how a message passes through the dynamics and through the action, and which trajectory distribution the
+messages then describe. Everything is in reward units; alpha is the temperature, mu the action prior.
+
+    FixedDynamics       Q = E[r] + gamma E V'                   V = alpha log sum mu exp(Q / alpha)   q* = p(s_0) prod pi p
+    PosteriorDynamics   Q = alpha log E exp((r + W') / alpha)   V as above                            p(tau | O)
+                        W = alpha log(gamma exp(V / alpha) + 1 - gamma), which is V where gamma = 1
+    MostProbable        Q = max_s' alpha log p + r + V'         V = max_a alpha log mu + Q            the mode of p(tau | O)
+
+Sources: Levine (2018), sections 2 to 4; Ziebart, Bagnell and Dey (2010); Rawlik, Toussaint and Vijayakumar (2012).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cai.ops.logspace import NEG_INF, log_expectation, max_over_support, safe_log
+from cai.ops.tables import StepTables, Tables
+from cai.ops.transitions import Transitions
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """One step of a trajectory distribution: arrive at s', then go on with some probability.
+
+    Attributes:
+        arrival: q(s'|s,a).
+        survival: `[S]`, the chance of going on from s' (the discount as an absorbing state), or None for certainty.
+    """
+
+    arrival: Transitions
+    survival: Tensor | None = None
+
+    def push(self, mass: Tensor) -> Tensor:
+        """Moves the mass `[..., S, A]` of (state, action) to the next states, `[..., S]`; what dies is lost."""
+        moved = self.arrival.push(mass)
+        return moved if self.survival is None else moved * self.survival
+
+
+class Reading(ABC):
+    """How messages pass through one time step, and what they describe."""
+
+    @abstractmethod
+    def q(self, step: StepTables, v_next: Tensor) -> Tensor:
+        """Passes a message back through the dynamics: `[S]` at t + 1 to `[S, A]` at t, in reward units."""
+
+    @abstractmethod
+    def v(self, step: StepTables, q: Tensor) -> Tensor:
+        """Passes a message back through the action: `[..., S, A]` to `[..., S]`, in reward units."""
+
+    @abstractmethod
+    def log_policy(self, prior: Tensor, q: Tensor, v: Tensor, temperature: float | Tensor) -> Tensor:
+        """Computes log pi(a|s), `[..., S, A]`; rows of dead states (v = -inf) are left to the caller."""
+
+    @abstractmethod
+    def kernel(self, step: StepTables, q: Tensor, v_next: Tensor) -> Kernel:
+        """Gives the step of the trajectory distribution that these messages describe, absorbing state included."""
+
+    @abstractmethod
+    def initial(self, tables: Tables, v: Tensor) -> Tensor:
+        """Gives the distribution of s_0, `[S]`."""
+
+    @abstractmethod
+    def value_of_start(self, tables: Tables, v: Tensor) -> Tensor:
+        """Gives alpha times the log evidence (or its bound), 0-dim, in reward units."""
+
+    #: Whether the marginals of a discounted problem are those of a world that may end at any step.
+    absorbs: bool
+    #: Whether the evidence is a lower bound of log p(O).
+    is_bound: bool
+
+
+class _SoftReading(Reading):
+    def v(self, step: StepTables, q: Tensor) -> Tensor:
+        """Computes V = alpha log sum_a mu(a|s) exp(Q(s,a) / alpha); the maximum where alpha is zero."""
+        if _is_zero(step.temperature):
+            return max_over_support(q, step.prior)
+        return step.temperature * log_expectation(q / step.temperature, step.prior)
+
+    def log_policy(self, prior: Tensor, q: Tensor, v: Tensor, temperature: float | Tensor) -> Tensor:
+        """Computes log pi = log mu + (Q - V) / alpha; at alpha = 0 the prior restricted to the best actions."""
+        v = torch.where(torch.isneginf(v), 0.0, v)[..., None]
+        if not _is_zero(temperature):
+            return safe_log(prior) + (q - v) / temperature
+        slack = 16 * torch.finfo(q.dtype).eps * v.abs().clamp(min=1.0)
+        best = torch.where(q >= v - slack, prior, 0.0)
+        return safe_log(best / best.sum(-1, keepdim=True))
+
+
+@dataclass(frozen=True)
+class FixedDynamics(_SoftReading):
+    """The dynamics is what it is; only the action answers to the optimality: maximum-entropy control."""
+
+    absorbs = False
+    is_bound = True
+
+    def q(self, step: StepTables, v_next: Tensor) -> Tensor:
+        """Computes Q = E[r] + gamma E[V']."""
+        return step.expected_rewards + step.discount * step.transitions.expect(v_next)
+
+    def kernel(self, step: StepTables, q: Tensor, v_next: Tensor) -> Kernel:
+        """Gives p itself, and the discount as the chance to go on."""
+        if step.discount == 1.0:
+            return Kernel(step.transitions)
+        return Kernel(step.transitions, torch.full_like(v_next, step.discount))
+
+    def initial(self, tables: Tables, v: Tensor) -> Tensor:
+        """Gives p(s_0) itself (given the evidence on s_0)."""
+        return tables.initial / tables.initial.sum()
+
+    def value_of_start(self, tables: Tables, v: Tensor) -> Tensor:
+        """Computes E[V_0] + alpha log p(evidence on s_0)."""
+        expected = self.initial(tables, v) @ torch.where(tables.initial > 0, v, 0.0)
+        if not tables.start_is_evidence:
+            return expected
+        return expected + tables.temperature * tables.initial.sum().log()
+
+
+@dataclass(frozen=True)
+class PosteriorDynamics(_SoftReading):
+    """Everything answers to the optimality, the dynamics included: the exact posterior p(tau | O)."""
+
+    absorbs = True
+    is_bound = False
+
+    def q(self, step: StepTables, v_next: Tensor) -> Tensor:
+        """Computes Q = r + alpha log E exp((r_e + W') / alpha)."""
+        return step.rewards + step.temperature * self._log_arrival(step, v_next)
+
+    def kernel(self, step: StepTables, q: Tensor, v_next: Tensor) -> Kernel:
+        """Computes p(s'|s,a,O) ~ p(s'|s,a) exp((r_e + W'(s')) / alpha)."""
+        transitions, total = step.transitions, self._log_arrival(step, v_next)
+        total = torch.where(torch.isneginf(total), 0.0, total)
+        log_tilt = transitions.at_next(_with_death(step, v_next)) - transitions.at_source(total)
+        if step.entry_rewards is not None:
+            log_tilt = log_tilt + step.entry_rewards / step.temperature
+        possible = transitions.values > 0
+        values = torch.where(possible, transitions.values * torch.where(possible, log_tilt, NEG_INF).exp(), 0.0)
+        return Kernel(transitions.reweighted(values), self._survival(step, v_next))
+
+    def initial(self, tables: Tables, v: Tensor) -> Tensor:
+        """Computes p(s_0 | O) ~ p(s_0) exp(V_0 / alpha)."""
+        total = log_expectation(v / tables.temperature, tables.initial)
+        possible = tables.initial > 0
+        log_tilt = torch.where(possible, v / tables.temperature - total, NEG_INF)
+        return torch.where(possible, tables.initial * log_tilt.exp(), 0.0)
+
+    def value_of_start(self, tables: Tables, v: Tensor) -> Tensor:
+        """Computes alpha log sum p(s_0) exp(V_0 / alpha)."""
+        return tables.temperature * log_expectation(v / tables.temperature, tables.initial)
+
+    def _log_arrival(self, step: StepTables, v_next: Tensor) -> Tensor:
+        log_weights = None if step.entry_rewards is None else step.entry_rewards / step.temperature
+        return step.transitions.log_expect(_with_death(step, v_next), log_weights)
+
+    def _survival(self, step: StepTables, v_next: Tensor) -> Tensor | None:
+        if step.discount == 1.0:
+            return None
+        if step.discount == 0.0:
+            return torch.zeros_like(v_next)
+        arrived = _with_death(step, v_next)
+        arrived = torch.where(torch.isneginf(arrived), 0.0, arrived)
+        return (math.log(step.discount) + v_next / step.temperature - arrived).exp()
+
+
+@dataclass(frozen=True)
+class MostProbable(Reading):
+    """Only the most probable trajectory counts: max in the place of sum (Viterbi)."""
+
+    absorbs = True
+    is_bound = True
+
+    def q(self, step: StepTables, v_next: Tensor) -> Tensor:
+        """Computes Q = r + max_s' [alpha log p + r_e + V']."""
+        return step.rewards + step.transitions.best(v_next, step.entry_rewards, step.temperature)
+
+    def v(self, step: StepTables, q: Tensor) -> Tensor:
+        """Computes V = max_a [alpha log mu + Q] over available actions."""
+        return _weighed(step.prior, q, step.temperature).amax(-1)
+
+    def log_policy(self, prior: Tensor, q: Tensor, v: Tensor, temperature: float | Tensor) -> Tensor:
+        """Puts all mass on the best action, the first of equals."""
+        best = _weighed(prior, q, temperature).argmax(-1)
+        return safe_log(torch.nn.functional.one_hot(best, q.shape[-1]).to(q.dtype))
+
+    def kernel(self, step: StepTables, q: Tensor, v_next: Tensor) -> Kernel:
+        """Puts all mass on the best next state, the first of equals."""
+        transitions = step.transitions
+        scores = transitions.scores(v_next, step.entry_rewards, step.temperature)
+        best = transitions.best(v_next, step.entry_rewards, step.temperature)
+        tied = ((scores == transitions.at_source(best)) & ~torch.isneginf(scores)).to(q.dtype)
+        return Kernel(transitions.reweighted(transitions.first_of_each(tied)))
+
+    def initial(self, tables: Tables, v: Tensor) -> Tensor:
+        """Puts all mass on the best first state, the first of equals."""
+        best = _weighed(tables.initial, v, tables.temperature).argmax(-1)
+        return torch.nn.functional.one_hot(best, v.shape[-1]).to(v.dtype)
+
+    def value_of_start(self, tables: Tables, v: Tensor) -> Tensor:
+        """Computes max_s [alpha log p(s_0) + V_0]."""
+        return _weighed(tables.initial, v, tables.temperature).amax(-1)
+
+
+def _is_zero(temperature: float | Tensor) -> bool:
+    return not isinstance(temperature, Tensor) and temperature == 0.0
+
+
+def _with_death(step: StepTables, v: Tensor) -> Tensor:
+    """Computes W / alpha = log(gamma exp(V / alpha) + 1 - gamma): what arriving is worth before survival is drawn."""
+    v = v / step.temperature
+    if step.discount == 1.0:
+        return v
+    weights = v.new_tensor([step.discount, 1.0 - step.discount if step.may_die else 0.0])
+    return log_expectation(torch.stack([v, torch.zeros_like(v)], -1), weights)
+
+
+def _weighed(weights: Tensor, x: Tensor, temperature: float | Tensor) -> Tensor:
+    """Computes temperature * log weights + x, `-inf` where the weight is zero."""
+    positive = weights > 0
+    return torch.where(positive, temperature * torch.where(positive, weights, 1.0).log() + x, NEG_INF)

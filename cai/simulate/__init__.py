@@ -1,0 +1,5 @@
+"""Running policies: in tables, all episodes at once, and in gymnasium environments."""
+
+from cai.simulate.episodes import rollout
+
+__all__ = ["rollout"]

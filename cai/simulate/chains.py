@@ -1,0 +1,90 @@
+"""Sampling episodes of a finite world, all of them at once, one vectorised step per time step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cai.data.trajectories import Trajectories
+from cai.ops.readings import Kernel
+from cai.ops.sampling import sample_index
+from cai.ops.tables import Tables
+
+#: Episodes of an unlimited length that have not ended by then raise an error.
+LONGEST_EPISODE = 1_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class ChainSampler:
+    """A trajectory distribution on a finite world.
+
+    Attributes:
+        tables: The world.
+        initial: `[S]`, the distribution of s_0.
+        act: Draws actions `[N]` for states `[N]` at time t.
+        kernel: Gives the kernel of step t.
+    """
+
+    tables: Tables
+    initial: Tensor
+    act: Callable[[Tensor, int], Tensor]
+    kernel: Callable[[int], Kernel]
+
+    def sample(self, num: int, length: int | None, generator: torch.Generator) -> Trajectories:
+        """Draws episodes; one stops on entering a terminal state, or where the kernel does not survive.
+
+        Args:
+            num: Number of episodes N.
+            length: The most actions an episode may take, or None to wait for its end.
+            generator: The source of randomness.
+
+        Raises:
+            ValueError: A negative number, or an episode that does not end.
+        """
+        if num < 1:
+            raise ValueError(f"the number of episodes must be at least 1, got {num}")
+        state = sample_index(self.initial.detach().expand(num, -1), generator)
+        running = ~self.tables.terminal[state]
+        states, actions, rewards = [state], [], []
+        lengths = torch.zeros(num, dtype=torch.int64, device=state.device)
+        t = 0
+        while (t < length) if length is not None else running.any():
+            if t >= LONGEST_EPISODE:
+                raise ValueError(f"an episode has not ended after {LONGEST_EPISODE:,} steps; give length=")
+            if not running.any():  # all have ended: what follows is padding
+                pad = torch.zeros_like(state)
+                actions.append(pad)
+                rewards.append(pad.to(self.initial.dtype))
+                states.append(state)
+                t += 1
+                continue
+            action = self.act(state, t)
+            kernel = self.kernel(t)
+            following = torch.where(running, kernel.arrival.sample(state, action, generator), state)
+            actions.append(action)
+            rewards.append(torch.where(running, self._reward(t, state, action, following), 0.0))
+            lengths += running
+            running = running & ~self.tables.terminal[following] & self._survives(kernel, following, generator)
+            states.append(following)
+            state, t = following, t + 1
+        terminated = ~running
+        if not actions:  # every episode starts at its end
+            return Trajectories(states[0][:, None], lengths.new_zeros(num, 0), self.initial.new_zeros(num, 0), lengths, terminated)
+        return Trajectories(torch.stack(states, 1), torch.stack(actions, 1), torch.stack(rewards, 1), lengths, terminated)
+
+    def _reward(self, t: int, state: Tensor, action: Tensor, following: Tensor) -> Tensor:
+        step = self.tables.step(t)
+        reward = step.rewards.detach()[state, action]
+        if step.entry_rewards is None:
+            return reward
+        return reward + step.transitions.entry(step.entry_rewards.detach(), state, action, following)
+
+    @staticmethod
+    def _survives(kernel: Kernel, state: Tensor, generator: torch.Generator) -> Tensor:
+        if kernel.survival is None:
+            return torch.ones_like(state, dtype=torch.bool)
+        uniform = torch.rand(state.shape, dtype=kernel.survival.dtype, device=state.device, generator=generator)
+        return uniform < kernel.survival.detach()[state]
