@@ -1,5 +1,7 @@
 """cai: control as inference. A trajectory is a graphical model; everything else is a question put to it.
 
+Build a graph, ask it by a method, read the posterior:
+
     graph = cai.from_gym("FrozenLake-v1", horizon=100, temperature=0.1)
     posterior = cai.infer(graph, cai.SoftValueIteration())
     posterior.policy(0).probs, posterior.state_marginals, posterior.log_evidence

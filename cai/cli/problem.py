@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from cai.graph import TrajectoryGraph
 
-#: Environments come with a reward and no temperature; a tenth of a reward of 1 shows structure and keeps the policy soft.
+#: An environment has no temperature. A tenth of a reward of 1 shows structure, and keeps the policy soft.
 ENVIRONMENT_TEMPERATURE = 0.1
 
 

@@ -59,7 +59,7 @@ class Work:
 
 @contextmanager
 def watched(console: Console, delay: float = DELAY_SECONDS) -> Iterator[Work]:
-    """Watches work: a spinner with phase, detail and elapsed time appears after a delay, and goes when the work is done.
+    """Watches work: phase, detail and elapsed time appear after a delay, and go when the work is done.
 
     Args:
         console: Where to; nothing is written unless it is a terminal that a person watches.

@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cai.cli.answer import Answer, Array, Missing
+from cai.cli.answer import Answer, Missing
 from cai.cli.text_maps import NEARLY, TextMap, arrow_map, number_map
 
 _NUM_STATES_SHOWN = 12

@@ -45,7 +45,7 @@ class TextMap:
 
 
 def number_map(title: str, grid: GridSpace, terminal: NDArray[np.bool_], values: NDArray, width: int) -> TextMap:
-    """Writes a number a state, with as many digits as the width allows; as a last resort one digit for the tenth of range.
+    """Writes a number a state, with as many digits as the width allows: at worst one, the tenth of the range.
 
     Args:
         title: The title.

@@ -58,7 +58,8 @@ def save(path: str | os.PathLike, kind: str, content: Any) -> None:
         kind: What it is, for the reader's error messages.
         content: The object.
     """
-    path, tensors = Path(path), {}  # type: ignore[var-annotated]
+    path = Path(path)
+    tensors: dict[str, Tensor] = {}
     tree = _encode(content, tensors, "")
     header = {"format": FORMAT, "version": str(FORMAT_VERSION), "kind": kind, "tree": json.dumps(tree)}
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -97,7 +98,9 @@ def load(path: str | os.PathLike, kind: str, holes: Callable[[str], Any]) -> Any
     if header.get("format") != FORMAT or "tree" not in header:
         raise CorruptFile(f"{str(path)!r} was not written by this library")
     if header.get("version") != str(FORMAT_VERSION):
-        raise CorruptFile(f"{str(path)!r} has format version {header.get('version')}, this library reads {FORMAT_VERSION}")
+        raise CorruptFile(
+            f"{str(path)!r} has format version {header.get('version')}, this library reads {FORMAT_VERSION}"
+        )
     if header.get("kind") != kind:
         raise CorruptFile(f"{str(path)!r} holds a {header.get('kind')}, not a {kind}")
     try:
@@ -139,7 +142,7 @@ def _decode(node: Any, tensors: dict[str, Tensor], holes: Callable[[str], Any]) 
     if "tensor" in node:
         return tensors[node["tensor"]].requires_grad_(node["learned"])
     if "tuple" in node or "list" in node:
-        items = [_decode(item, tensors, holes) for item in node.get("tuple", node.get("list"))]
+        items = [_decode(item, tensors, holes) for item in (node["tuple"] if "tuple" in node else node["list"])]
         return tuple(items) if "tuple" in node else items
     if "dict" in node:
         return {_decode(k, tensors, holes): _decode(v, tensors, holes) for k, v in node["dict"]}

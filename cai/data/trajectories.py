@@ -1,7 +1,7 @@
 """Trajectories: a batch of episodes, padded to one length.
 
-`states[n, t]` is the state at time t, `actions[n, t]` and `rewards[n, t]` belong to it; episode n took `lengths[n]` actions
-and its last state is `states[n, lengths[n]]`. What stands beyond is padding and is never read.
+`states[n, t]` is the state at time t, `actions[n, t]` and `rewards[n, t]` belong to it; episode n took `lengths[n]`
+actions and its last state is `states[n, lengths[n]]`. What stands beyond is padding and is never read.
 """
 
 from __future__ import annotations
@@ -120,8 +120,9 @@ class Trajectories:
         return self._map(lambda value: value.to(device))
 
     def _map(self, change: Any) -> Trajectories:
-        values = (getattr(self, field.name) for field in fields(self))
-        return Trajectories(*(None if value is None else change(value) for value in values))
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed: dict[str, Any] = {name: None if value is None else change(value) for name, value in values.items()}
+        return Trajectories(**changed)
 
 
 _NAMES = ("states", "actions", "rewards", "lengths", "terminated", "truncated")

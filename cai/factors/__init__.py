@@ -1,7 +1,8 @@
 """Factors: what stands in a graph.
 
-A factor is a callable: `dynamics(state, action)` gives a distribution, `reward(state, action, next_state=None)` a tensor,
-`action_prior(state)` a distribution. What a factor can do beyond that it declares by a Protocol of `cai.factors.protocols`.
+A factor is a callable: `dynamics(state, action)` gives a distribution, `reward(state, action, next_state=None)` a
+tensor, `action_prior(state)` a distribution. What a factor can do beyond that it declares by a Protocol of
+`cai.factors.protocols`.
 """
 
 from cai.factors.dynamics import TabularDynamics

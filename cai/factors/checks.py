@@ -1,4 +1,7 @@
-"""Checks that factors share: each error names the factor, what was expected, what came, and the first offending index."""
+"""Checks that factors share.
+
+Each error names the factor, what was expected, what came, and the first offending index.
+"""
 
 from __future__ import annotations
 

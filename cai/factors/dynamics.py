@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from cai.data.serialization import serializable
-from cai.factors.checks import as_table, check_finite, check_rows, check_sums, place, state_index, weights_to_categorical
+from cai.factors.checks import (
+    as_table,
+    check_finite,
+    check_rows,
+    check_sums,
+    place,
+    state_index,
+    weights_to_categorical,
+)
 from cai.ops.sparse import Pattern, csr_tensor
 from cai.ops.transitions import DenseTransitions, SparseTransitions, Transitions, sparse_from_triplets
 
@@ -24,8 +32,8 @@ class TabularDynamics:
     """The table p(s' | s, a).
 
     Args:
-        probs: `[S, A, S]` dense, or a scipy or torch sparse `[S * A, S]` matrix whose row is s * A + a. A tensor keeps its
-            gradient; a sparse matrix stays sparse.
+        probs: `[S, A, S]` dense, or a scipy or torch sparse `[S * A, S]` matrix whose row is s * A + a. A tensor keeps
+            its gradient; a sparse matrix stays sparse.
         terminal: `[S]`, bool: where an episode ends. The rows of terminal states are never read.
         dtype: float64 by default.
 
@@ -114,7 +122,7 @@ class TabularDynamics:
 
     @property
     def probs(self) -> Tensor | tuple[Tensor, ...]:
-        """The table: dense `[S, A, S]`, or sparse CSR `[S * A, S]`; a tuple of T of them where they change with time."""
+        """The table: dense `[S, A, S]`, or sparse CSR `[S * A, S]`; a tuple of T where it changes with time."""
         tables = tuple(_as_given(table) for table in self._tables)
         return tables if self.time_varying else tables[0]
 

@@ -88,7 +88,9 @@ class Delta:
     def initial_table(self, num_states: int) -> Tensor:
         """Gives p(s_0), `[S]`: one at the value."""
         if self.value.dim():
-            raise ValueError(f"initial: Delta of shape {list(self.value.shape)} is not one of {num_states} discrete states")
+            raise ValueError(
+                f"initial: Delta of shape {list(self.value.shape)} is not one of {num_states} discrete states"
+            )
         index = state_index(self.value, num_states, "initial: Delta state")
         return torch.nn.functional.one_hot(index, num_states).to(torch.float64)
 

@@ -53,8 +53,8 @@ class TabularPolicy:
         table = self.probs if self.time_varying else self.probs[None]
         if table.shape[1:] != (num_states, num_actions):
             raise ValueError(
-                f"action_prior: TabularPolicy is for {table.shape[1]} states and {table.shape[2]} actions, the dynamics "
-                f"has {num_states} and {num_actions}"
+                f"action_prior: TabularPolicy is for {table.shape[1]} states and {table.shape[2]} actions, "
+                f"the dynamics has {num_states} and {num_actions}"
             )
         return table
 
@@ -79,8 +79,8 @@ class TabularPolicy:
 class FlatPrior:
     """The flat measure on actions, not normalised: mu(a|s) = 1, the plain entropy bonus of maximum-entropy RL.
 
-    With the counting measure V = alpha log sum_a exp(Q / alpha) may exceed the greatest return, and a long life is worth
-    entropy: an agent may avoid the goal.
+    With the counting measure V = alpha log sum_a exp(Q / alpha) may exceed the greatest return, and a long life is
+    worth entropy: an agent may avoid the goal.
 
     Args:
         available: `[S, A]`, bool: which actions each state has; all by default.

@@ -1,8 +1,8 @@
 """What a factor can do beyond being called, as Protocols.
 
-A factor is a callable: `dynamics(state, action)` and `action_prior(state)` return distributions, `reward(state, action)` a
-tensor. A method asks for more, and says so by the Protocol it checks: exact messages need tables, learning needs an
-environment that can be stepped.
+A factor is a callable: `dynamics(state, action)` and `action_prior(state)` return distributions, `reward(state,
+action)` a tensor. A method asks for more, and says so by the Protocol it checks: exact messages need tables, learning
+needs an environment that can be stepped.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ class TabularReward:
     """The table r, in reward units.
 
     Args:
-        values: `[S]` (of the state an action is taken in), `[S, A]`, `[S, A, S]` (of the transition), or a scipy or torch
-            sparse `[S * A, S]` matrix whose row is s * A + a; what it does not store is zero. As `terminal_reward` of a
-            graph, `[S]`.
+        values: `[S]` (of the state an action is taken in), `[S, A]`, `[S, A, S]` (of the transition), or a scipy or
+            torch sparse `[S * A, S]` matrix whose row is s * A + a; what it does not store is zero. As
+            `terminal_reward` of a graph, `[S]`.
         dtype: float64 by default.
 
     Raises:
@@ -40,7 +40,8 @@ class TabularReward:
         """Makes a reward that changes with time.
 
         Args:
-            values: `[T, S]`, `[T, S, A]` or `[T, S, A, S]`, or a sequence of T tables, each as the constructor takes it.
+            values: `[T, S]`, `[T, S, A]` or `[T, S, A, S]`, or a sequence of T tables, each as the constructor takes
+                it.
             dtype: float64 by default.
         """
         tables = tuple(_table(table, dtype, f"TabularReward at time {t}") for t, table in enumerate(values))
@@ -229,4 +230,3 @@ def _dense(table: SparseTransitions) -> Tensor:
     states, actions = _pairs(table.pattern, table.num_actions)
     zeros = table.values.new_zeros(table.num_states, table.num_actions, table.num_states)
     return zeros.index_put((states, actions, table.pattern.columns), table.values)
-

@@ -21,7 +21,7 @@ def draw_slice(graph: TrajectoryGraph, ax: Axes | None = None) -> Axes:
     """Draws one slice of time: s_t, a_t and s_{t+1}, the factors between them, O_t observed, and the plate."""
     ax = _axes(ax, (6.4, 4.0))
     horizon = "t = 0, 1, 2, ..." if graph.horizon is None else f"t = 0, ..., {graph.horizon - 1}"
-    state, action, following, optimality = (0.0, 0.0), (1.5, 1.5), (4.0, 0.0), (2.4, 2.7)
+    state, action, following, optimality = (0.0, 0.0), (1.5, 1.5), (4.6, 0.0), (2.4, 2.7)
     prior, dynamics, reward = (0.6, 1.5), (2.4, 0.0), (2.4, 1.5)
     for start, end in [(state, prior), (prior, action), (state, dynamics), (action, dynamics)]:
         _line(ax, start, end)
@@ -29,15 +29,15 @@ def draw_slice(graph: TrajectoryGraph, ax: Axes | None = None) -> Axes:
         _line(ax, start, end)
     _line(ax, (-1.5, 0.0), state)
     names = {"initial": type(graph.initial).__name__, "dynamics": type(graph.dynamics).__name__}
-    _factor(ax, (-1.5, 0.0), rf"$p(s_0)$" + f"\n{names['initial']}", below=True)
+    _factor(ax, (-1.5, 0.0), f"$p(s_0)$\n{names['initial']}", below=True)
     _factor(ax, prior, r"$\mu$")
     _factor(ax, dynamics, r"$p(s_{t+1}\mid s_t, a_t)$" + f"\n{names['dynamics']}", below=True)
-    _factor(ax, reward, rf"  $\exp(r/\alpha)$" + f"\n  {type(graph.reward).__name__}", right=True)
+    _factor(ax, reward, r"  $\exp(r/\alpha)$" + f"\n  {type(graph.reward).__name__}", right=True)
     _variable(ax, state, "$s_t$")
     _variable(ax, action, "$a_t$")
     _variable(ax, following, "$s_{t+1}$")
     _variable(ax, optimality, "$O_t$", observed=True)
-    _plate(ax, (-0.75, -1.0), (3.15 - -0.75 + 0.35, 4.3), horizon)
+    _plate(ax, (-0.75, -1.0), (4.75, 4.3), horizon)
     discount = "" if graph.discount == 1.0 else rf",  $\gamma$ = {graph.discount:g}"
     ax.set_title(rf"$\alpha$ = {float(graph.temperature):g}{discount}", fontsize=10, color=_INK)
     return ax
@@ -47,7 +47,8 @@ def draw_factor_graph(graph: FactorGraph, ax: Axes | None = None) -> Axes:
     """Draws variables and factors; an unrolled trajectory runs from left to right, any other graph by its distances."""
     view = graph.to_networkx()
     positions = _trajectory_layout(graph) or _general_layout(view)
-    columns = max((x for x, _ in positions.values()), default=1.0) - min((x for x, _ in positions.values()), default=0.0)
+    across = [x for x, _ in positions.values()] or [0.0]
+    columns = max(across) - min(across)
     ax = _axes(ax, (min(max(4.0, 0.8 * columns + 1.5), 16.0), 4.2))
     for first, second in view.edges:
         _line(ax, positions[first], positions[second])
@@ -67,15 +68,15 @@ def _trajectory_layout(graph: FactorGraph) -> dict[Any, tuple[float, float]] | N
         if match is None:
             return None
         t = int(match[2])
-        places["variable", variable.name] = (2.4 * t, 0.0) if match[1] == "s" else (2.4 * t + 0.8, 1.4)
-    offsets = {"prior": (-0.1, 0.05), "dynamics": (0.15, -0.25), "reward": (0.35, 0.75), "initial": (-1.0, 0.0)}
+        places["variable", variable.name] = (2.4 * t, 0.0) if match[1] == "s" else (2.4 * t + 0.55, 1.6)
+    offsets = {"prior": (-0.45, 0.3), "dynamics": (0.15, -0.25), "reward": (1.05, 0.15), "initial": (-1.0, 0.0)}
     offsets["terminal"] = (1.0, 0.0)
     for index, factor in enumerate(graph.factors):
         around = [places["variable", name] for name in factor.variables]
         shift = offsets.get(factor.name.split()[0], (0.0, 0.6))
         x, y = (sum(axis) / len(axis) for axis in zip(*around, strict=True))
         if factor.name.startswith("reward"):
-            x, y = around[1][0], around[1][1] + 0.1
+            x, y = around[1]  # beside its action, out of the way of the dynamics
         places["factor", index] = (x + shift[0], y + shift[1])
     return places
 
@@ -83,10 +84,12 @@ def _trajectory_layout(graph: FactorGraph) -> dict[Any, tuple[float, float]] | N
 def _general_layout(view: networkx.Graph) -> dict[Any, tuple[float, float]]:
     if not view:
         return {}
-    layout, corner = {}, 0.0
+    layout: dict[Any, tuple[float, float]] = {}
+    corner = 0.0
     for part in networkx.connected_components(view):
         size = max(1.0, len(part) ** 0.5)
-        placed = networkx.kamada_kawai_layout(view.subgraph(part), scale=size) if len(part) > 1 else {next(iter(part)): (0.0, 0.0)}
+        alone = {next(iter(part)): (0.0, 0.0)}
+        placed = networkx.kamada_kawai_layout(view.subgraph(part), scale=size) if len(part) > 1 else alone
         layout |= {node: (corner + size + x, y) for node, (x, y) in placed.items()}
         corner += 2 * size + 1.0
     return layout

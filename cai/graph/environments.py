@@ -21,8 +21,8 @@ from cai.factors.initial import Categorical
 from cai.factors.reward import TabularReward
 from cai.graph.trajectory_graph import TrajectoryGraph
 
-#: The wrappers that `gymnasium.make` puts on by itself; none of them changes a transition or a reward. The time limit is
-#: the graph's horizon.
+#: The wrappers that `gymnasium.make` puts on by itself; none of them changes a transition or a reward. The time limit
+#: is the graph's horizon.
 _DEFAULT_WRAPPERS = (
     gymnasium.wrappers.PassiveEnvChecker,
     gymnasium.wrappers.OrderEnforcing,
@@ -46,9 +46,9 @@ def from_gym(
 ) -> TrajectoryGraph:
     """Makes a graph of a gymnasium environment.
 
-    Where the environment publishes its tables (`env.unwrapped.P`, as the toy-text environments do) and no wrapper beyond
-    gymnasium's own defaults stands before them, dynamics, reward, terminal states and initial distribution are exact
-    tables. Otherwise the environment itself stands in the graph, and learning methods can step it.
+    Where the environment publishes its tables (`env.unwrapped.P`, as the toy-text environments do) and no wrapper
+    beyond gymnasium's own defaults stands before them, dynamics, reward, terminal states and initial distribution are
+    exact tables. Otherwise the environment itself stands in the graph, and learning methods can step it.
 
     Args:
         env_or_id: An environment, or the id of a registered one.
@@ -58,8 +58,8 @@ def from_gym(
         **make_kwargs: Passed to `gymnasium.make` with an id, such as `is_slippery=False`.
 
     Returns:
-        The graph. A state that is entered both as the end of an episode and not (reachably) has a twin, an extra absorbing
-        state at the end of the state space, which takes the endings.
+        The graph. A state that is entered both as the end of an episode and not (reachably) has a twin, an extra
+        absorbing state at the end of the state space, which takes the endings.
 
     Raises:
         ValueError: Not an environment, an unknown id, or options that it does not take.
@@ -85,7 +85,9 @@ def from_gym(
 def _make(env_or_id: gymnasium.Env | str, make_kwargs: dict[str, Any]) -> gymnasium.Env:
     if isinstance(env_or_id, gymnasium.Env):
         if make_kwargs:
-            raise ValueError(f"from_gym: {next(iter(make_kwargs))!r} is an option for an id, not for an environment made")
+            raise ValueError(
+                f"from_gym: {next(iter(make_kwargs))!r} is an option for an id, not for an environment made"
+            )
         return env_or_id
     if not isinstance(env_or_id, str):
         raise ValueError(f"from_gym: expected a gymnasium.Env or an id, got {type(env_or_id).__name__}")
@@ -228,12 +230,13 @@ def _initial_distribution(env: gymnasium.Env, num_states: int) -> NDArray[np.flo
 def _grid(unwrapped: Any, num_extra: int) -> GridSpace | None:
     """Knows the grid worlds of gymnasium, so that their answers can be drawn."""
     if isinstance(unwrapped, FrozenLakeEnv):
-        shape, moves = unwrapped.desc.shape, ((0, -1), (1, 0), (0, 1), (-1, 0))
-        labels = [letter.decode() for letter in unwrapped.desc.ravel()]
+        letters = np.asarray(unwrapped.desc)
+        (rows, columns), moves = letters.shape, ((0, -1), (1, 0), (0, 1), (-1, 0))
+        labels = [letter.decode() for letter in letters.ravel()]
     elif isinstance(unwrapped, CliffWalkingEnv):
-        shape, moves = unwrapped.shape, ((-1, 0), (0, 1), (1, 0), (0, -1))
+        (rows, columns), moves = unwrapped.shape, ((-1, 0), (0, 1), (1, 0), (0, -1))
         labels = ["C" if cliff else "" for cliff in unwrapped._cliff.ravel()]
         labels[unwrapped.start_state_index], labels[-1] = "S", "G"
     else:
         return None
-    return GridSpace(*shape, range(shape[0] * shape[1]), moves, labels).extended(num_extra)
+    return GridSpace(rows, columns, range(rows * columns), moves, labels).extended(num_extra)

@@ -102,7 +102,8 @@ class FactorGraph:
                     raise ValueError(f"factor {factor.name!r}: there is no variable {name!r}")
                 if cardinalities[name] != size:
                     raise ValueError(
-                        f"factor {factor.name!r}: variable {name!r} has {cardinalities[name]} values, its dimension {size}"
+                        f"factor {factor.name!r}: variable {name!r} has {cardinalities[name]} values, "
+                        f"its dimension {size}"
                     )
         for name, value in self.evidence.items():
             if name not in cardinalities:
@@ -138,8 +139,8 @@ class FactorGraph:
         """Computes sum_f log f(x_f), in nats, not normalised.
 
         Args:
-            assignment: A value, or a batch of values that broadcast, for every variable without evidence. Where it names
-                an observed variable too, other values than the observed one have density zero.
+            assignment: A value, or a batch of values that broadcast, for every variable without evidence. Where it
+                names an observed variable too, other values than the observed one have density zero.
 
         Returns:
             The batch's shape; `-inf` where a factor forbids.

@@ -1,4 +1,7 @@
-"""The library of models: whole graphs with known answers, one a file, each with `build(**options) -> TrajectoryGraph`."""
+"""The library of models: whole graphs with known answers, one a file.
+
+Each file has `build(**options) -> TrajectoryGraph`, and a doc string that says what the answer is.
+"""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.ops.indexing import Vindex
+from pyro.poutine.runtime import InferDict
 from torch import Tensor
 
 from cai.graph.unrolling import finite_tables, padded_initial, padded_terminal, step_log_tables
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 def pyro_program(graph: TrajectoryGraph) -> Callable[[], None]:
     """Writes a graph as a Pyro program with sites s0..sT, a0..a{T-1} and factors O0..O{T-1}.
 
-    Sites are marked for parallel enumeration, and the chain is a `pyro.markov` one. Under `TraceEnum_ELBO` with an empty
-    guide the loss is -log p(O); mind that Pyro's enumeration loses what lies some 36 nats below the best path.
+    Sites are marked for parallel enumeration, and the chain is a `pyro.markov` one. Under `TraceEnum_ELBO` with an
+    empty guide the loss is -log p(O); mind that Pyro's enumeration loses what lies some 36 nats below the best path.
     """
     tables = finite_tables(graph, "to_pyro")
     horizon = tables.horizon
@@ -49,7 +50,7 @@ def pyro_program(graph: TrajectoryGraph) -> Callable[[], None]:
 def _draw(name: str, log_weights: Tensor, known: int | None) -> Tensor:
     """Draws from weights that need not sum to one: what they sum to is a factor."""
     value = None if known is None else torch.tensor(known)
-    mode = {} if known is not None else {"enumerate": "parallel"}
+    mode: InferDict = {} if known is not None else {"enumerate": "parallel"}
     drawn = pyro.sample(name, dist.Categorical(logits=log_weights), obs=value, infer=mode)
     total = logsumexp(log_weights)
     if (total.detach().abs() > 1e-12).any():

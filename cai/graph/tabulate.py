@@ -89,7 +89,8 @@ def initial_table(initial: Any, num_states: int) -> Tensor:
     probs = getattr(distribution, "probs", None)
     if not isinstance(probs, Tensor) or probs.shape != (num_states,):
         raise ValueError(
-            f"initial: expected a distribution on {num_states} states (cai.factors.Categorical), got {type(initial).__name__}"
+            f"initial: expected a distribution on {num_states} states (cai.factors.Categorical), "
+            f"got {type(initial).__name__}"
         )
     return probs
 

@@ -1,5 +1,7 @@
 """The time-plated graph of a controlled trajectory: what every method of the library is asked about.
 
+Factors tied to the variables of one time step, repeated:
+
     p(tau, O) = p(s_0) prod_t mu(a_t|s_t) p(s_{t+1}|s_t,a_t) p(O_t=1|s_t,a_t),     p(O_t=1|s,a) ~ exp(r(s,a) / alpha)
 """
 
@@ -49,7 +51,8 @@ class TrajectoryGraph:
 
     Attributes:
         initial: p(s_0): `cai.factors.Categorical`, `Delta`, or any callable that returns a distribution.
-        dynamics: p(s'|s, a): `cai.factors.TabularDynamics`, an `Environment`, or any callable; None while it is unknown.
+        dynamics: p(s'|s, a): `cai.factors.TabularDynamics`, an `Environment`, or any callable; None while it is
+            unknown.
         reward: r(s, a) or r(s, a, s'), reward units: `TabularReward`, `LinearReward`, or any callable.
         horizon: Number of actions T, or None for an infinite horizon.
         discount: gamma in [0, 1]: a chance 1 - gamma a step that everything ends with value zero.
@@ -119,7 +122,9 @@ class TrajectoryGraph:
         names = {f.name for f in dataclasses.fields(self)}
         unknown = sorted(set(changes) - names)
         if unknown:
-            raise ValueError(f"replace: {unknown[0]!r} is not a part of the graph; the parts are {', '.join(sorted(names))}")
+            raise ValueError(
+                f"replace: {unknown[0]!r} is not a part of the graph; the parts are {', '.join(sorted(names))}"
+            )
         if changes.get("dynamics") is not None:
             changes = {"state_space": None, "action_space": None, **changes} if self._outgrown(changes) else changes
         return dataclasses.replace(self, **changes)
@@ -136,8 +141,8 @@ class TrajectoryGraph:
     ) -> TrajectoryGraph:
         """Adds evidence: a copy in which some states and actions are known.
 
-        Under `SumProduct` this is conditioning; `log_evidence` becomes log p(O, evidence). Under a fixed dynamics a known
-        action restricts the policy, and a known state asks for a policy that is there with certainty.
+        Under `SumProduct` this is conditioning; `log_evidence` becomes log p(O, evidence). Under a fixed dynamics a
+        known action restricts the policy, and a known state asks for a policy that is there with certainty.
 
         Args:
             states: The state at each given time, 0..T.
@@ -215,8 +220,8 @@ def _check_reward(slot: str, reward: Any, num_states: int, num_actions: int) -> 
     if sizes[0] != num_states or (sizes[1] is not None and sizes[1] != num_actions):
         actions = "" if sizes[1] is None else f" and {sizes[1]} actions"
         raise ValueError(
-            f"{slot}: {type(reward).__name__} is for {sizes[0]} states{actions}, the dynamics has {num_states} states and "
-            f"{num_actions} actions"
+            f"{slot}: {type(reward).__name__} is for {sizes[0]} states{actions}, the dynamics has {num_states} states "
+            f"and {num_actions} actions"
         )
     if slot == "terminal_reward" and (sizes[1] is not None or getattr(reward, "num_steps", None) is not None):
         raise ValueError(f"terminal_reward: expected a reward of states alone, [S] with S = {num_states}")
@@ -235,4 +240,3 @@ def _merged(what: str, old: Mapping[int, int], new: Mapping[int, Any], size: int
         if merged.setdefault(int(t), known) != known:
             raise ValueError(f"condition: {what} at time {t} is known to be {merged[t]} already, not {known}")
     return merged
-

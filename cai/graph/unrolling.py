@@ -1,8 +1,9 @@
 """A trajectory graph written out over time as a factor graph.
 
-Variables s0..sT and a0..a{T-1}; factors `initial`, `prior t`, `dynamics t`, `reward t` and `terminal reward`. The sum of the
-density over all assignments is p(O). In a terminal state the chain stays, reward is zero, and the action is a dummy that
-sums to one. A discount below one adds one value to every state variable, the absorbing state S of value zero.
+Variables s0..sT and a0..a{T-1}; factors `initial`, `prior t`, `dynamics t`, `reward t` and `terminal reward`. The sum
+of the density over all assignments is p(O). In a terminal state the chain stays, reward is zero, and the action is a
+dummy that sums to one. A discount below one adds one value to every state variable, the absorbing state S of value
+zero.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def _one_step(step: StepTables, known_action: int | None) -> tuple[Tensor, Tenso
         triples = torch.where(idle[..., None], 0.0, _dense(step, step.entry_rewards)) / step.temperature
     if not extra:
         return prior, safe_log(table), pairs if triples is None else pairs[..., None] + triples
-    dying = torch.where(idle, 0.0, 1.0 - step.discount) * torch.ones_like(pairs)
+    dying = torch.where(idle, 0.0, torch.full_like(pairs, 1.0 - step.discount))
     table = torch.cat([table * (1.0 - dying)[..., None], dying[..., None]], -1)
     final = torch.zeros_like(table[:1])
     final[..., -1] = 1.0

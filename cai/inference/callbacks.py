@@ -72,7 +72,8 @@ class Checkpoint(AbstractCallback):
 
     def on_start(self, graph: Any, method: AbstractMethod) -> None:
         """Starts the clock."""
-        self._method, self._last, self._pending = method, time.monotonic(), None
+        self._method, self._last = method, time.monotonic()
+        self._pending: Progress | None = None
 
     def on_step(self, progress: Progress) -> None:
         """Writes if it is time."""
@@ -119,7 +120,9 @@ def _started_bar(name: str) -> Any:
     columns = (
         SpinnerColumn(),
         TextColumn(name),
-        TextColumn("step {task.fields[steps]}  residual {task.fields[residual]:.2e}  error <= {task.fields[error]:.2e}"),
+        TextColumn(
+            "step {task.fields[steps]}  residual {task.fields[residual]:.2e}  error <= {task.fields[error]:.2e}"
+        ),
         TimeElapsedColumn(),
     )
     bar = Bar(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -31,8 +31,8 @@ class Progress:
 class AbstractMethod(ABC):
     """An inference routine: a frozen dataclass of hyper-parameters that names which posterior is computed, and how.
 
-    `infer` calls `accepts`, then `init`, then `step` until `is_done`, then `posterior`. A method keeps nothing in itself:
-    what the next step needs is the state that `init` and `step` return.
+    `infer` calls `accepts`, then `init`, then `step` until `is_done`, then `posterior`. A method keeps nothing in
+    itself: what the next step needs is the state that `init` and `step` return.
     """
 
     @abstractmethod

@@ -22,8 +22,8 @@ class Gap:
     """Two posteriors on the same graph, side by side.
 
     Attributes:
-        evidence_gap: Evidence minus bound, nats: of the two, the exact evidence minus the bound; where both or neither is
-            a bound, the first minus the second.
+        evidence_gap: Evidence minus bound, nats: of the two, the exact evidence minus the bound; where both or neither
+            is a bound, the first minus the second.
         kl: KL(first || second) over trajectories, nats.
         reverse_kl: KL(second || first), nats.
     """
@@ -37,8 +37,8 @@ class Gap:
 class Posterior(ABC):
     """The answer to a graph: soft values, a policy, marginals and evidence.
 
-    `policy` and `sample` are there for every method. The rest is there where the method and the graph give it, and raises
-    `Unavailable` with the reason otherwise. States, actions and times broadcast:
+    `policy` and `sample` are there for every method. The rest is there where the method and the graph give it, and
+    raises `Unavailable` with the reason otherwise. States, actions and times broadcast:
     `q(torch.arange(S)[:, None], torch.arange(A))` is `[S, A]`.
 
     Attributes:
@@ -94,7 +94,7 @@ class Posterior(ABC):
 
     @property
     def log_evidence(self) -> Tensor:
-        """log p(O), or a lower bound of it where `is_bound`: 0-dim, nats."""
+        """The log evidence log p(O), or a lower bound of it where `is_bound`: 0-dim, nats."""
         self._unavailable("log_evidence")
 
     @property

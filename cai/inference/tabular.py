@@ -109,7 +109,7 @@ class TabularPosterior(Posterior):
 
     @property
     def log_evidence(self) -> Tensor:
-        """log p(O), or a lower bound of it: 0-dim, nats; see `Posterior.log_evidence`."""
+        """The log evidence log p(O), or a lower bound of it: 0-dim, nats; see `Posterior.log_evidence`."""
         self._need_temperature("log_evidence")
         return self.reading.value_of_start(self.tables, self.messages.v[0]) / self.tables.temperature
 
@@ -134,9 +134,7 @@ class TabularPosterior(Posterior):
         return kernel if absorbs else Kernel(kernel.arrival)
 
     def _forward(self, *, absorbs: bool) -> tuple[Tensor, Tensor]:
-        return forward_marginals(
-            self.tables, self._initial, self._policy, lambda t: self._kernel(t, absorbs=absorbs)
-        )
+        return forward_marginals(self.tables, self._initial, self._policy, lambda t: self._kernel(t, absorbs=absorbs))
 
     @cached_property
     def _visits(self) -> tuple[Tensor, Tensor]:
@@ -279,7 +277,9 @@ class TabularPosterior(Posterior):
         mine, theirs = self.tables, other.tables
         for name in ("num_states", "num_actions", "horizon", "discount", "temperature"):
             if getattr(mine, name) != getattr(theirs, name):
-                raise ValueError(f"gap: the graphs differ: {name} {getattr(mine, name)} against {getattr(theirs, name)}")
+                raise ValueError(
+                    f"gap: the graphs differ: {name} {getattr(mine, name)} against {getattr(theirs, name)}"
+                )
         pairs = {
             "initial distribution": (mine.initial, theirs.initial),
             "terminal states": (mine.terminal, theirs.terminal),

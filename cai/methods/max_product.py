@@ -2,8 +2,8 @@
 
     Q_t = r + max_s' [alpha log p(s'|s,a) + V_{t+1}(s')],     V_t = max_a [alpha log mu(a|s) + Q_t]
 
-Posterior: the point mass at tau* = argmax p(tau, O); its marginals are one-hot, `sample` repeats it, and `log_evidence` is
-log p(tau*, O), a lower bound of log p(O). Exact on tables; ties go to the first. Cost: as `SumProduct`.
+Posterior: the point mass at tau* = argmax p(tau, O); its marginals are one-hot, `sample` repeats it, and `log_evidence`
+is log p(tau*, O), a lower bound of log p(O). Exact on tables; ties go to the first. Cost: as `SumProduct`.
 
 Source: Viterbi (1967); Levine (2018), section 2.
 """
@@ -26,8 +26,8 @@ from cai.ops.tables import Tables
 class MaxProduct(AbstractTabularMethod):
     """The most probable trajectory given optimality, exactly; at temperature 0 the luckiest possible one.
 
-    Needs tables of the dynamics, a finite horizon and no discount (under which a trajectory that ends at once is often the
-    most probable). It names one trajectory, not a policy to trust under noise: for that take `SoftValueIteration`.
+    Needs tables of the dynamics, a finite horizon and no discount (under which a trajectory that ends at once is often
+    the most probable). It names one trajectory, not a policy to trust under noise: for that take `SoftValueIteration`.
     """
 
     @property
@@ -44,11 +44,11 @@ class MaxProduct(AbstractTabularMethod):
         super().accepts(graph)
         if graph.horizon is None:
             raise IncompatibleMethod(
-                "MaxProduct needs a finite horizon: graph.replace(horizon=...); SumProduct and SoftValueIteration answer "
-                "infinite ones"
+                "MaxProduct needs a finite horizon: graph.replace(horizon=...); SumProduct and SoftValueIteration "
+                "answer infinite ones"
             )
         if graph.discount < 1.0:
             raise IncompatibleMethod(
-                f"MaxProduct needs discount 1, got {graph.discount}: a discount is a chance to end at every step, and the "
-                "most probable trajectory may be one that ends at once; use graph.replace(discount=1.0)"
+                f"MaxProduct needs discount 1, got {graph.discount}: a discount is a chance to end at every step, and "
+                "the most probable trajectory may be one that ends at once; use graph.replace(discount=1.0)"
             )

@@ -2,9 +2,9 @@
 
     V_t = sum_a pi_t(a|s) [Q_t - alpha log(pi_t / mu)],     Q_t = E[r] + gamma E V_{t+1}
 
-Posterior: q(tau) = p(s_0) prod pi p. `log_evidence` = E V_0 / alpha is the evidence lower bound of this policy, so any two
-policies of a graph can be compared, and `exact.gap(evaluated)` is what the policy loses. Exact on tables: one backward pass, or
-one linear solve on an infinite horizon. With `temperature=0` V is the plain expected return.
+Posterior: q(tau) = p(s_0) prod pi p. `log_evidence` = E V_0 / alpha is the evidence lower bound of this policy, so any
+two policies of a graph can be compared, and `exact.gap(evaluated)` is what the policy loses. Exact on tables: one
+backward pass, or one linear solve on an infinite horizon. With `temperature=0` V is the plain expected return.
 
 Source: Sutton and Barto (2018), section 4.1; Haarnoja et al. (2018), lemma 1.
 """
@@ -36,9 +36,9 @@ from cai.ops.tables import Tables
 class PolicyEvaluation(AbstractTabularMethod):
     """Values, advantages, occupancy and evidence bound of a given policy, exactly.
 
-    Needs tables of the dynamics. The policy may be a posterior, a `TabularPolicy`, probabilities `[S, A]` or `[T, S, A]`, a
-    callable `policy(state, t)` that returns a distribution, or a policy with `bind(graph)`; it may carry gradients. An action
-    that the prior forbids must have probability zero.
+    Needs tables of the dynamics. The policy may be a posterior, a `TabularPolicy`, probabilities `[S, A]` or `[T, S,
+    A]`, a callable `policy(state, t)` that returns a distribution, or a policy with `bind(graph)`; it may carry
+    gradients. An action that the prior forbids must have probability zero.
 
     Attributes:
         policy: The policy.
@@ -67,7 +67,9 @@ class PolicyEvaluation(AbstractTabularMethod):
         """Raises `IncompatibleMethod` unless the graph has tables, and no evidence on later states."""
         super().accepts(graph)
         if graph.evidence:
-            raise IncompatibleMethod("PolicyEvaluation: a policy is given, so evidence has nothing to act on; SumProduct has")
+            raise IncompatibleMethod(
+                "PolicyEvaluation: a policy is given, so evidence has nothing to act on; SumProduct has"
+            )
 
     def problem(self, graph: TrajectoryGraph) -> Stationary:
         """Reads the graph and the policy as tables."""
@@ -89,7 +91,11 @@ class PolicyEvaluation(AbstractTabularMethod):
         """Keeps the policy as a table, which can be saved."""
         assert problem.policy is not None
         table = problem.policy.detach()
-        kept = TabularPolicy(table[0], dtype=table.dtype) if len(table) == 1 else TabularPolicy.per_step(table, dtype=table.dtype)
+        kept = (
+            TabularPolicy(table[0], dtype=table.dtype)
+            if len(table) == 1
+            else TabularPolicy.per_step(table, dtype=table.dtype)
+        )
         return replace(self, policy=kept)
 
 
@@ -102,7 +108,8 @@ def policy_table(policy: Any, graph: TrajectoryGraph, tables: Tables) -> Tensor:
         tables: Its tables.
 
     Returns:
-        `[1, S, A]` for a stationary policy or an infinite horizon, else `[T, S, A]`; the normalised prior at terminal states.
+        `[1, S, A]` for a stationary policy or an infinite horizon, else `[T, S, A]`; the normalised prior at terminal
+        states.
 
     Raises:
         ValueError: A wrong shape, rows that do not sum to one, or an action that the prior forbids.
@@ -113,8 +120,8 @@ def policy_table(policy: Any, graph: TrajectoryGraph, tables: Tables) -> Tensor:
         table = table[None]
     if table.shape[1:] != shape or len(table) not in (1, tables.horizon or 1):
         raise ValueError(
-            f"PolicyEvaluation: expected probabilities [{shape[0]}, {shape[1]}] or [T, {shape[0]}, {shape[1]}] with T = "
-            f"{tables.horizon}, got {list(table.shape)}"
+            f"PolicyEvaluation: expected probabilities [{shape[0]}, {shape[1]}] or [T, {shape[0]}, {shape[1]}] with "
+            f"T = {tables.horizon}, got {list(table.shape)}"
         )
     table = torch.where(tables.terminal[:, None], tables.default_policies, table)
     check_rows(table, "policy", ["time", "state"])
@@ -131,7 +138,9 @@ def _raw_table(policy: Any, graph: TrajectoryGraph, tables: Tables) -> Tensor:
     if isinstance(policy, TabularPolicy):
         return policy.probs
     if not callable(policy) and not hasattr(policy, "policy"):
-        return TabularPolicy(policy).probs if torch.as_tensor(policy).dim() == 2 else TabularPolicy.per_step(policy).probs
+        return (
+            TabularPolicy(policy).probs if torch.as_tensor(policy).dim() == 2 else TabularPolicy.per_step(policy).probs
+        )
     act = getattr(policy, "policy", policy)
     states = torch.arange(tables.num_states)
     rows = [_probs(act(states, t)) for t in range(tables.horizon or 1)]

@@ -1,10 +1,11 @@
 """Soft policy iteration: evaluate a policy by one linear solve, improve it softly, repeat; Newton's method on V = B V.
 
-Posterior: that of `SoftValueIteration`. Each step solves (I - gamma P_pi) V = r_pi - alpha KL(pi || mu) for the policy of the
-last V; values rise monotonically and the error is squared at each step, so that a handful does at gamma = 0.9999.
+Posterior: that of `SoftValueIteration`. Each step solves (I - gamma P_pi) V = r_pi - alpha KL(pi || mu) for the policy
+of the last V; values rise monotonically and the error is squared at each step, so that a handful does at gamma =
+0.9999.
 
-Cost: a linear solve a step, by factorisation (S^3 / 3 dense, or sparse elimination) or Krylov iteration beyond some thousand
-states. On a finite horizon one backward pass evaluates and improves at once.
+Cost: a linear solve a step, by factorisation (S^3 / 3 dense, or sparse elimination) or Krylov iteration beyond some
+thousand states. On a finite horizon one backward pass evaluates and improves at once.
 
 Source: Haarnoja et al. (2018), section 4.1; Puterman (1994), section 6.4 for Newton's view.
 """
@@ -25,8 +26,8 @@ from cai.ops.tables import Tables
 class SoftPolicyIteration(AbstractTabularMethod):
     """The answer of `SoftValueIteration`, exactly, by alternating policy evaluation and soft improvement.
 
-    Needs tables of the dynamics. Prefer it near a discount of one; prefer value iteration where a linear solve is dear: many
-    states and a small discount.
+    Needs tables of the dynamics. Prefer it near a discount of one; prefer value iteration where a linear solve is dear:
+    many states and a small discount.
 
     Attributes:
         tolerance: Certified error of V to reach, relative to max(1, max|V|).

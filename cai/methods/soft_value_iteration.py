@@ -1,23 +1,23 @@
 """Maximum-entropy control: the soft-optimal policy of a dynamics that stays what it is.
 
-Posterior: q*(tau) = p(s_0) prod_t pi_t(a_t|s_t) p(s_{t+1}|s_t,a_t), the distribution of this form nearest to p(tau | O).
+Posterior: q*(tau) = p(s_0) prod_t pi_t(a_t|s_t) p(s_{t+1}|s_t,a_t), the distribution of this form nearest to p(tau |
+O).
 
     Q_t = E[r] + gamma E V_{t+1},     V_t = alpha log sum_a mu exp(Q_t / alpha),     pi_t = mu exp((Q_t - V_t) / alpha)
 
 Exactness: exact on tables; `log_evidence` = E V_0 / alpha is a lower bound of log p(O), tight iff the dynamics is
-deterministic (and s_0 known). Cost: one backward pass, T products with the table (nnz or S A S multiplications each); on an
-infinite horizon the fixed point, with a certified error in `stats`. Temperature 0 is value iteration.
+deterministic (and s_0 known). Cost: one backward pass, T products with the table (nnz or S A S multiplications each);
+on an infinite horizon the fixed point, with a certified error in `stats`. Temperature 0 is value iteration.
 
 Source: Ziebart, Bagnell and Dey (2010); Levine (2018), section 3.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from cai.data.serialization import serializable
-from cai.methods.solvers import Solver
+from cai.methods.solvers import Newton, Solver, ValueIteration
 from cai.methods.tabular_method import AbstractTabularMethod, default_solver
 from cai.ops.readings import FixedDynamics, Reading
 from cai.ops.tables import Tables
@@ -26,20 +26,20 @@ from cai.ops.tables import Tables
 @serializable
 @dataclass(frozen=True)
 class SoftValueIteration(AbstractTabularMethod):
-    """Soft-optimal control under the graph's own dynamics, exactly: maximum-entropy RL, structured variational inference.
+    """Soft-optimal control under the graph's own dynamics, exactly: maximum-entropy RL.
 
-    Needs tables of the dynamics. `log_evidence` is a lower bound; `SumProduct` gives the evidence itself, and a policy that
-    counts on luck. Takes one backward pass, or the fixed point V = B V of an infinite horizon. Temperature 0 is hard
-    optimality. `SoftPolicyIteration` is this with Newton's method always.
+    Needs tables of the dynamics. `log_evidence` is a lower bound; `SumProduct` gives the evidence itself, and a policy
+    that counts on luck. Takes one backward pass, or the fixed point V = B V of an infinite horizon. Temperature 0 is
+    hard optimality. `SoftPolicyIteration` is this with Newton's method always.
 
     Attributes:
-        solver: How the fixed point is reached: `ValueIteration()`, `Newton()`, or None, which picks Newton for discounts
-            above 0.9. A finite horizon needs none.
+        solver: How the fixed point is reached: `ValueIteration()`, `Newton()`, or None, which picks Newton for
+            discounts above 0.9. A finite horizon needs none.
         tolerance: Certified error of V to reach on an infinite horizon, relative to max(1, max|V|).
         max_steps: The most steps of the solver; None takes the solver's own limit.
     """
 
-    solver: Any = None
+    solver: ValueIteration | Newton | None = None
     tolerance: float = 1e-10
     max_steps: int | None = None
 
@@ -51,4 +51,4 @@ class SoftValueIteration(AbstractTabularMethod):
     def solver_for(self, tables: Tables) -> Solver:
         """The solver given, or the one that suits."""
         solver = default_solver(tables) if self.solver is None else self.solver
-        return solver if self.max_steps is None else type(solver)(max_steps=self.max_steps)
+        return solver if self.max_steps is None else replace(solver, max_steps=self.max_steps)

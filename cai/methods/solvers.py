@@ -15,7 +15,9 @@ _SWEEPS_A_STEP = 32
 class Solver(Protocol):
     """A way to the fixed point, one piece of work at a time."""
 
-    max_steps: int
+    @property
+    def max_steps(self) -> int:
+        """The most steps."""
 
     def advance(self, problem: Stationary, iterate: Iterate, tolerance: float) -> Iterate:
         """Does a piece of the work."""
@@ -44,7 +46,7 @@ class ValueIteration:
 @serializable
 @dataclass(frozen=True)
 class Newton:
-    """Newton's method on V = B V, which is soft policy iteration: a linear solve each, a handful of them at any discount.
+    """Newton's method on V = B V, which is soft policy iteration: a handful of linear solves at any discount.
 
     Attributes:
         max_steps: The most Newton steps.

@@ -3,10 +3,11 @@
     Q_t = r + alpha log E exp(V_{t+1} / alpha),     V_t = alpha log sum_a mu exp(Q_t / alpha)
     log p(O) = log sum_s p(s_0) exp(V_0 / alpha),   p(s'|s,a,O) ~ p(s'|s,a) exp(V_{t+1}(s') / alpha)
 
-Exactness: exact on tables, `log_evidence` included. The dynamics is tilted towards luck too: read as a plan, the answer is
-risk-seeking. A discount is a chance 1 - gamma a step of moving to an absorbing state of value zero, and marginals are then
-those of what has not ended. Infinite horizons: z = exp(V / alpha) solves a linear system, found in log space by Newton's
-method; it exists iff gamma lambda < 1, lambda the spectral radius of M(s,s') = sum_a mu exp(r / alpha) p(s'|s,a).
+Exactness: exact on tables, `log_evidence` included. The dynamics is tilted towards luck too: read as a plan, the answer
+is risk-seeking. A discount is a chance 1 - gamma a step of moving to an absorbing state of value zero, and marginals
+are then those of what has not ended. Infinite horizons: z = exp(V / alpha) solves a linear system, found in log space
+by Newton's method; it exists iff gamma lambda < 1, lambda the spectral radius of M(s,s') = sum_a mu exp(r / alpha)
+p(s'|s,a).
 
 Cost: as `SoftValueIteration`, with a log-sum-exp over successors in the place of a product.
 
@@ -32,8 +33,8 @@ class SumProduct(AbstractTabularMethod):
     """The posterior over trajectories given optimality, exactly: evidence, marginals, tilted dynamics.
 
     Needs tables of the dynamics and a positive temperature. It conditions on success, so under noise its policy is
-    risk-seeking: for control take `SoftValueIteration`, which equals it iff the dynamics is deterministic. It is the method
-    for evidence on states and actions (`graph.condition`), and the evidence that bounds are judged by.
+    risk-seeking: for control take `SoftValueIteration`, which equals it iff the dynamics is deterministic. It is the
+    method for evidence on states and actions (`graph.condition`), and the evidence that bounds are judged by.
 
     Attributes:
         tolerance: Certified error of V to reach on an infinite horizon, relative to max(1, max|V|).

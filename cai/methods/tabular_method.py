@@ -46,7 +46,10 @@ class TabularState:
 
 
 class AbstractTabularMethod(AbstractMethod):
-    """A method that reads the whole table: one backward pass, or a fixed-point iteration where the horizon is infinite."""
+    """A method that reads the whole table.
+
+    One backward pass where the horizon is finite, a fixed-point iteration where it is not.
+    """
 
     @property
     @abstractmethod
@@ -168,8 +171,8 @@ class AbstractTabularMethod(AbstractMethod):
         if not problem.contracts and not math.isfinite(iterate.certified_error) and iterate.residual > 1e-6:
             raise IncompatibleMethod(problem.refusal())
         warnings.warn(
-            f"{type(self).__name__} stopped after {iterate.num_steps} steps with residual {iterate.residual:.3g}; the error "
-            f"of v is at most {iterate.certified_error:.3g}",
+            f"{type(self).__name__} stopped after {iterate.num_steps} steps with residual {iterate.residual:.3g}; "
+            f"the error of v is at most {iterate.certified_error:.3g}",
             NotConverged,
             stacklevel=4,
         )
@@ -211,7 +214,7 @@ def need_exits(tables: Tables, name: str) -> None:
         )
 
 
-def default_solver(tables: Tables) -> Solver:
+def default_solver(tables: Tables) -> ValueIteration | Newton:
     """Picks Newton where sweeps would be many; at temperature 0 without discount Newton may never end, sweeps do."""
     hard = not isinstance(tables.temperature, torch.Tensor) and tables.temperature == 0.0
     if tables.discount == 1.0 and hard:

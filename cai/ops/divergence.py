@@ -2,8 +2,8 @@
 
     KL(q1 || q2) = KL(initial) + sum_t sum_{s,a} n1_t(s,a) [log pi1 - log pi2 + KL(K1(.|s,a) || K2(.|s,a))]
 
-n1 are the expected visits under the first; the kernels' outcomes are (s', goes on) and (s', ends), so that a discount read
-as an absorbing state is counted.
+n1 are the expected visits under the first; the kernels' outcomes are (s', goes on) and (s', ends), so that a discount
+read as an absorbing state is counted.
 """
 
 from __future__ import annotations

@@ -5,18 +5,20 @@ Two ways to the fixed point, each one `Iterate` at a time:
     sweep        V <- B V                                      (value iteration; contracts by gamma)
     newton_step  V <- V + (I - G)^-1 (B V - V),  G = dB/dV     (soft policy iteration; quadratic)
 
-G(s, s') = sum_a pi(a|s) K(s'|s,a) is the chain that the policy of V runs, ended by the discount and at terminal states. B is
-convex in V, so from any V <= B V Newton's iterates rise to the solution, and do so for gamma = 0.9999 in a handful of steps.
+G(s, s') = sum_a pi(a|s) K(s'|s,a) is the chain that the policy of V runs, ended by the discount and at terminal states.
+B is convex in V, so from any V <= B V Newton's iterates rise to the solution, and do so for gamma = 0.9999 in a handful
+of steps.
 
 Certificate. With residual k = B V - V and the expected time to the end n = (I - G)^-1 1, N = max n:
 
     fixed dynamics, gamma < 1:   |V* - V| <= max|k| / (1 - gamma)
     a given policy:              |V* - V| <= N max|k|
-    otherwise, e = max|k|/alpha: -alpha log(1 - (e^e - 1) N) bounds it, provided (e^e - 1) N < 1, which proves V* exists.
+    otherwise, e = max|k|/alpha: -alpha log(1 - (e^e - 1) N) bounds it, provided (e^e - 1) N < 1, which proves V*
+    exists.
 
-The last holds because exp(K / alpha), K = V* - V, is bounded from both sides by 1 +- c n, super- and subsolutions of its
-linear equation. N itself is verified: any n > 0 with (I - G) n >= 1 bounds the time to the end. Rounding of the residual is
-counted in max|k|.
+The last holds because exp(K / alpha), K = V* - V, is bounded from both sides by 1 +- c n, super- and subsolutions of
+its linear equation. N itself is verified: any n > 0 with (I - G) n >= 1 bounds the time to the end. Rounding of the
+residual is counted in max|k|.
 """
 
 from __future__ import annotations
@@ -33,7 +35,15 @@ from torch import Tensor
 from cai.errors import IncompatibleMethod
 from cai.ops.linear import Resolvent, implicit
 from cai.ops.logspace import NEG_INF, logsumexp, safe_log
-from cai.ops.messages import Backup, Messages, bellman_step, check_messages, evaluation_backup, log_policy, optimal_backup
+from cai.ops.messages import (
+    Backup,
+    Messages,
+    bellman_step,
+    check_messages,
+    evaluation_backup,
+    log_policy,
+    optimal_backup,
+)
 from cai.ops.readings import FixedDynamics, Reading
 from cai.ops.tables import Tables
 

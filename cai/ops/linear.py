@@ -1,8 +1,8 @@
 """Solving (I - G) x = b and (I - G') x = b for the state-to-state kernel G >= 0 of a Markov chain that ends.
 
-Up to some thousand states, or where elimination keeps the factors sparse, by a direct factorisation (LAPACK or SuperLU);
-beyond that by BiCGSTAB, and where that does not converge by the direct factorisation after all. The kernels change at every
-Newton step, so factorisations are not kept from one to the next.
+Up to some thousand states, or where elimination keeps the factors sparse, by a direct factorisation (LAPACK or
+SuperLU); beyond that by BiCGSTAB, and where that does not converge by the direct factorisation after all. The kernels
+change at every Newton step, so factorisations are not kept from one to the next.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ the right value but NaN gradients where a whole slice is `-inf`; the logarithm o
 zero. Here weights stay linear and are never logged: a weight of zero is a structural zero, with gradient zero.
 
 Where all x are small (a high temperature), log sum w exp(x) is the logarithm of a number next to one. It is computed as
-`log1p(sum w expm1(x))`, so that alpha log E exp(V / alpha) keeps its digits at alpha = 1e6. Weights that sum to one up to
-rounding are taken to sum to one.
+`log1p(sum w expm1(x))`, so that alpha log E exp(V / alpha) keeps its digits at alpha = 1e6. Weights that sum to one up
+to rounding are taken to sum to one.
 """
 
 from __future__ import annotations

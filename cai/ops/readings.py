@@ -3,10 +3,11 @@
 A reading says how a message passes through the dynamics and through the action, and which trajectory distribution the
 messages then describe. Everything is in reward units; alpha is the temperature, mu the action prior.
 
-    FixedDynamics       Q = E[r] + gamma E V'                   V = alpha log sum mu exp(Q / alpha)   q* = p(s_0) prod pi p
-    PosteriorDynamics   Q = alpha log E exp((r + W') / alpha)   V as above                            p(tau | O)
+    FixedDynamics       Q = E[r] + gamma E V'                   V = alpha log sum mu exp(Q / alpha)   q* = p(s_0) prod
+    pi p PosteriorDynamics   Q = alpha log E exp((r + W') / alpha)   V as above                            p(tau | O)
                         W = alpha log(gamma exp(V / alpha) + 1 - gamma), which is V where gamma = 1
-    MostProbable        Q = max_s' alpha log p + r + V'         V = max_a alpha log mu + Q            the mode of p(tau | O)
+    MostProbable        Q = max_s' alpha log p + r + V'         V = max_a alpha log mu + Q            the mode of p(tau
+    | O)
 
 Sources: Levine (2018), sections 2 to 4; Ziebart, Bagnell and Dey (2010); Rawlik, Toussaint and Vijayakumar (2012).
 """

@@ -2,8 +2,9 @@
 
     p(tau, O) = p(s_0) prod_t mu_t(a_t|s_t) p_t(s_{t+1}|s_t,a_t) exp(r_t(s_t,a_t,s_{t+1}) / alpha)
 
-The reward is split in two: `rewards`, which (s, a) alone determine, and `entry_rewards`, which live on the entries of the
-transition table, since the two readings of the dynamics treat them differently (MATH: expectation against log E exp).
+The reward is split in two: `rewards`, which (s, a) alone determine, and `entry_rewards`, which live on the entries of
+the transition table, since the two readings of the dynamics treat them differently (MATH: expectation against log E
+exp).
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ tilted probabilities) have the same layout as the values.
     best(x, w)(s, a)       = max_s' log p(s'|s,a) + x(s') + w_e        backward message, most probable trajectory
     push(m)(s')            = sum_{s,a} m(s, a) p(s'|s,a)               forward message
 
-Messages may carry leading batch dimensions: `v` is `[..., S]`, `m` is `[..., S, A]`. The values may be batched too, in the
-dense form `[..., S, A, S]`, in the sparse form `[..., nnz]` (one pattern for the batch).
+Messages may carry leading batch dimensions: `v` is `[..., S]`, `m` is `[..., S, A]`. The values may be batched too, in
+the dense form `[..., S, A, S]`, in the sparse form `[..., nnz]` (one pattern for the batch).
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import scipy.sparse

@@ -5,9 +5,9 @@
     marginals_over_time(posterior)    p(s_t): small multiples on a grid, states by time otherwise
     side_by_side(a, b)                all three of two posteriors in shared colours, their difference, and the gap
 
-A graph is drawn as a grid when its `state_space` is a `cai.GridSpace`. Nothing here touches pyplot, its current figure, the
-backend or rcParams: a function draws into the `ax` it is given, or makes a `matplotlib.figure.Figure` of its own and
-returns what it drew on. `ax.figure.savefig(path)` writes it.
+A graph is drawn as a grid when its `state_space` is a `cai.GridSpace`. Nothing here touches pyplot, its current figure,
+the backend or rcParams: a function draws into the `ax` it is given, or makes a `matplotlib.figure.Figure` of its own
+and returns what it drew on. `ax.figure.savefig(path)` writes it.
 
 Colours are perceptually uniform and safe for the colour-blind (viridis, magma; blue to red for differences). Grey
 cells are off the grid; a terminal state wears a frame.

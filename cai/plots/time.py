@@ -25,8 +25,9 @@ _NUM_PANELS = 6
 def marginals_over_time(posterior: Posterior, times: Sequence[int] | None = None, ax: Axes | None = None) -> Figure:
     """Draws where the agent is: p(s_t) of every state over time.
 
-    On a grid, one small map for each of a few times, in shared colours; otherwise one heat map of states by times. With an
-    infinite horizon there is one panel, the occupancy. The colour scale is a square root, so that rare states show.
+    On a grid, one small map for each of a few times, in shared colours; otherwise one heat map of states by times.
+    With an infinite horizon there is one panel, the occupancy. The colour scale is a square root, so that rare states
+    show.
 
     Args:
         posterior: What to draw; its states must be finite.

@@ -72,8 +72,12 @@ class ChainSampler:
             state, t = following, t + 1
         terminated = ~running
         if not actions:  # every episode starts at its end
-            return Trajectories(states[0][:, None], lengths.new_zeros(num, 0), self.initial.new_zeros(num, 0), lengths, terminated)
-        return Trajectories(torch.stack(states, 1), torch.stack(actions, 1), torch.stack(rewards, 1), lengths, terminated)
+            return Trajectories(
+                states[0][:, None], lengths.new_zeros(num, 0), self.initial.new_zeros(num, 0), lengths, terminated
+            )
+        return Trajectories(
+            torch.stack(states, 1), torch.stack(actions, 1), torch.stack(rewards, 1), lengths, terminated
+        )
 
     def _reward(self, t: int, state: Tensor, action: Tensor, following: Tensor) -> Tensor:
         step = self.tables.step(t)

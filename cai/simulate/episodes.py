@@ -30,9 +30,9 @@ def rollout(
 ) -> Trajectories:
     """Runs a policy and returns what happened.
 
-    On a tabular graph the true dynamics is sampled, all episodes at once; a posterior over trajectories with tilted dynamics
-    is sampled by `posterior.sample` instead. In an environment episodes run one after another, reset with seed,
-    seed + 1, ...
+    On a tabular graph the true dynamics is sampled, all episodes at once; a posterior over trajectories with tilted
+    dynamics is sampled by `posterior.sample` instead. In an environment episodes run one after another, reset with
+    seed, seed + 1, ...
 
     Args:
         graph_or_env: A graph, an environment, or an environment's id.
@@ -59,7 +59,9 @@ def rollout(
     if isinstance(graph_or_env.dynamics, Stepped):
         return _in_environment(graph_or_env.dynamics.env, act, num_episodes, seed, length)
     if not isinstance(graph_or_env.dynamics, TabulatedDynamics):
-        raise ValueError(f"rollout: cannot run {type(graph_or_env.dynamics).__name__}; it has neither tables nor an environment")
+        raise ValueError(
+            f"rollout: cannot run {type(graph_or_env.dynamics).__name__}; it has neither tables nor an environment"
+        )
     return _in_tables(graph_or_env, act, num_episodes, seed, length)
 
 
@@ -97,9 +99,7 @@ def _in_tables(graph: TrajectoryGraph, act: Any, num: int, seed: int | None, len
 
 def _in_environment(env: gymnasium.Env, act: Any, num: int, seed: int | None, length: int | None) -> Trajectories:
     with seeded(seed, "cpu") as generator, torch.no_grad():
-        episodes = [
-            _episode(env, act, None if seed is None else seed + n, length, generator) for n in range(num)
-        ]
+        episodes = [_episode(env, act, None if seed is None else seed + n, length, generator) for n in range(num)]
     longest = max(len(episode["rewards"]) for episode in episodes)
     return Trajectories(
         states=_padded([episode["states"] for episode in episodes], longest + 1),
@@ -114,7 +114,9 @@ def _episode(
     env: gymnasium.Env, act: Any, seed: int | None, length: int | None, generator: torch.Generator
 ) -> dict[str, Any]:
     state, _ = env.reset(seed=seed)
-    states, actions, rewards = [state], [], []
+    states: list[Any] = [state]
+    actions: list[Any] = []
+    rewards: list[float] = []
     terminated = truncated = False
     while not (terminated or truncated) and (length is None or len(rewards) < length):
         if len(rewards) >= LONGEST_EPISODE:
