@@ -108,7 +108,8 @@ def build(
         discount=discount,
         temperature=temperature,
         state_space=cai.GridSpace(
-            *letters.shape,
+            letters.shape[0],
+            letters.shape[1],
             cells=cells.tolist(),
             moves=MOVES,
             labels=np.where(free_letters == ".", np.where(terminal, "G", ""), free_letters).tolist(),

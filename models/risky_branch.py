@@ -55,7 +55,7 @@ def build(
     if not all(math.isfinite(value) for value in (safe, prize)):
         raise ValueError(f"risky_branch: safe and prize must be finite, got {safe} and {prize}")
     dynamics = np.tile(np.eye(4)[:, None], (1, 2, 1))
-    dynamics[0] = [[0, 1, 0, 0], [0, 0, probability, 1 - probability]]
+    dynamics[0] = np.array([[0, 1, 0, 0], [0, 0, probability, 1 - probability]])
     return cai.TrajectoryGraph(
         initial=cai.factors.Categorical(probs=np.array([1.0, 0.0, 0.0, 0.0])),
         dynamics=cai.factors.TabularDynamics(dynamics, terminal=np.array([False, True, True, True])),

@@ -15,6 +15,7 @@ from cai.data.spaces import GridSpace
 from cai.errors import Unavailable
 
 if TYPE_CHECKING:
+    from cai.data import Trajectories
     from cai.inference import Posterior
 
 Array = NDArray[np.float64]
@@ -36,24 +37,28 @@ class Answer:
         values: `[S]`, v at the first time, reward units.
         policy: `[S, A]`, pi at the first time.
         marginals: `[T + 1, S]`, or the occupancy as `[1, S]`; a probability each.
+        visits: `[S]`, the expected number of visits, discounted.
         terminal: `[S]`, bool.
         grid: The layout of the states, None where they are no grid.
         log_evidence: Nats.
         is_bound: Whether it is a lower bound.
         expected_return: Reward units.
         entropy: Nats.
+        path: The states of the most probable trajectory, for the methods that find it.
     """
 
     posterior: Posterior
     values: Array | Missing
     policy: Array
     marginals: Array | Missing
+    visits: Array | Missing
     terminal: NDArray[np.bool_]
     grid: GridSpace | None
     log_evidence: float | Missing
     is_bound: bool
     expected_return: float | Missing
     entropy: float | Missing
+    path: tuple[int, ...] | Missing
 
     @property
     def horizon(self) -> int | None:
@@ -82,13 +87,24 @@ def read_answer(posterior: Posterior) -> Answer:
         values=_array_or_missing(lambda: posterior.v(states)),
         policy=_to_array(posterior.policy(states).probs),  # type: ignore[attr-defined]
         marginals=marginals if isinstance(marginals, Missing) else np.atleast_2d(marginals),
+        visits=_array_or_missing(lambda: _over_actions_and_time(posterior.occupancy, graph.horizon)),
         terminal=graph.dynamics.terminal_mask.cpu().numpy().astype(bool),
         grid=graph.state_space if isinstance(graph.state_space, GridSpace) else None,
         log_evidence=log_evidence,
         is_bound=not isinstance(log_evidence, Missing) and posterior.is_bound,
         expected_return=_number_or_missing(lambda: posterior.expected_return),
         entropy=_number_or_missing(lambda: posterior.entropy),
+        path=_or_missing(lambda: _path(posterior.most_probable_trajectory)),
     )
+
+
+def _path(trajectory: Trajectories) -> tuple[int, ...]:
+    length = int(trajectory.lengths[0])
+    return tuple(int(state) for state in trajectory.states[0, : length + 1])
+
+
+def _over_actions_and_time(occupancy: Tensor, horizon: int | None) -> Tensor:
+    return occupancy.sum(-1) if horizon is None else occupancy.sum((0, -1))
 
 
 def _to_array(values: Tensor) -> Array:

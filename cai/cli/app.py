@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: What the parser raises for a wrong command line. Older versions of typer take the class from click, newer ones have
 #: their own, and neither exports it.
-_USAGE_ERROR = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
+_USAGE_ERROR: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
 
 
 class Method(StrEnum):
@@ -35,16 +35,17 @@ class Method(StrEnum):
 class _OneLineErrors(TyperGroup):
     """A group whose usage errors are one line, like all others."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **options: Any) -> Any:
+    def main(self, *args: Any, **options: Any) -> Any:
+        standalone = options.pop("standalone_mode", True)
         try:
-            code = super().main(*args, standalone_mode=False, **options)
+            code = super().main(*args, **{**options, "standalone_mode": False})
         except typer.Abort:
             complain("interrupted")
             code = INTERRUPTED
         except _USAGE_ERROR as error:
             complain(f"{one_line(error.format_message())} (--help lists commands and options)")
             code = BAD_INPUT
-        if standalone_mode:
+        if standalone:
             sys.exit(code or 0)
         return code
 
@@ -156,7 +157,7 @@ def solve(
         changes = Changes(horizon, infinite, temperature, discount, prior)
         changes.check()
         options = parse_options(option or ())
-        asked = {"problem": problem, "options": {key: repr(value) for key, value in options.items()}}
+        asked: dict[str, Any] = {"problem": problem, "options": {key: repr(value) for key, value in options.items()}}
         asked |= {"method": method.value, "prior": prior.value if prior else None, "seed": seed}
         _solve(problem, options, changes, method, seed, out, asked)
 

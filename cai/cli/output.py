@@ -130,7 +130,7 @@ def _draw(path: Path, answer: Answer, work: Work) -> list[str]:
     if not isinstance(answer.marginals, Missing):
         pictures["marginals.png"] = plots.marginals_over_time(answer.posterior)
     for name, figure in pictures.items():
-        figure.savefig(path / name, dpi=_DPI)
+        figure.canvas.print_figure(path / name, dpi=_DPI)
     return sorted(pictures)
 
 

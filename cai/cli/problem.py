@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from cai.graph import TrajectoryGraph
 
-#: An environment has no temperature. A tenth of a reward of 1 shows structure, and keeps the policy soft.
-ENVIRONMENT_TEMPERATURE = 0.1
+#: An environment has no temperature. A hundredth of a reward of 1 is soft where actions are about as good, and still
+#: worth the walk over a hundred steps: the price of insisting on an action is paid at each.
+ENVIRONMENT_TEMPERATURE = 0.01
 
 
 class Prior(StrEnum):
@@ -140,7 +141,8 @@ def _make(name: str, spec: EnvSpec, options: dict[str, Any]) -> gymnasium.Env:
 
     try:
         creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
-        check_options(options, creator, ("max_episode_steps",), name)
+        if creator is not None:
+            check_options(options, creator, ("max_episode_steps",), name)
         return gymnasium.make(name, **options)
     except CommandError:
         raise

@@ -8,10 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from cai.cli.answer import Answer, Missing
-from cai.cli.text_maps import NEARLY, TextMap, arrow_map, number_map
+from cai.cli.text_maps import NEARLY, OFF_GRID, TERMINAL, TextMap, arrow_map, number_map
 
 _NUM_STATES_SHOWN = 12
-_NUM_ACTIONS_SHOWN = 6
+_NUM_ACTIONS_SHOWN = 4
+_NUM_PATH_SHOWN = 12
 _SPACE_BETWEEN = 4
 
 
@@ -47,6 +48,8 @@ def summary_table(title: str, answer: Answer) -> Table:
     table.add_row("log evidence", _evidence(answer))
     table.add_row("expected return", _number(answer.expected_return, "reward units"))
     table.add_row("policy entropy", _number(answer.entropy, "nats, summed over time"))
+    if not isinstance(answer.path, Missing):
+        table.add_row("most probable path", _path_text(answer.path))
     table.add_row("residual", f"{stats.residual:.2g} reward units")
     table.add_row("certified error", _certified(stats.certified_error))
     table.add_row("time", f"{stats.seconds:.3g} s")
@@ -66,6 +69,9 @@ def grid_maps(answer: Answer, console: Console) -> RenderableType:
     if not isinstance(answer.marginals, Missing):
         percent = 100.0 * answer.marginals[-1]
         maps.append(number_map(f"{_where(answer)} [%]", grid, terminal, np.round(percent, 1), width))
+    if not isinstance(answer.visits, Missing) and np.isfinite(answer.visits).all():
+        discounted = "" if answer.posterior.graph.discount == 1.0 else ", discounted"
+        maps.append(number_map(f"expected visits{discounted}", grid, terminal, np.round(answer.visits, 2), width))
     if max(one.width for one in maps) > width:
         return Text(f"{grid.num_rows} x {grid.num_columns} cells are too many for this terminal; --out draws them")
     return Group(*_rows_of_maps(maps, width), *_notes(answer, maps))
@@ -130,7 +136,9 @@ def _notes(answer: Answer, maps: list[TextMap]) -> list[RenderableType]:
     assert answer.grid is not None
     notes = [one.note for one in maps if one.note]
     if len(set(answer.grid.cells) - {-1}) < answer.grid.num_rows * answer.grid.num_columns:
-        notes.append("# no state")
+        notes.append(f"{OFF_GRID} no state")
+    if any(ends and not label for ends, label in zip(answer.terminal, answer.grid.labels, strict=True)):
+        notes.append(f"{TERMINAL} terminal")
     off = [state for state, cell in enumerate(answer.grid.cells) if cell < 0]
     if off and not isinstance(answer.marginals, Missing):
         notes.append(f"off the grid: {100.0 * answer.marginals[-1, off].sum():.1f} %")
@@ -138,7 +146,9 @@ def _notes(answer: Answer, maps: list[TextMap]) -> list[RenderableType]:
 
 
 def _where(answer: Answer) -> str:
-    return "occupancy" if answer.horizon is None else f"state at t = {answer.horizon}"
+    if answer.horizon is not None:
+        return f"state at t = {answer.horizon}"
+    return "in the long run" if answer.posterior.graph.discount == 1.0 else "occupancy"
 
 
 def _prior(answer: Answer) -> str:
@@ -148,7 +158,7 @@ def _prior(answer: Answer) -> str:
 
 
 def _steps(num_steps: int, converged: bool) -> str:
-    return f"{num_steps} backups, {'converged' if converged else 'NOT converged'}"
+    return f"{num_steps} {'backup' if num_steps == 1 else 'backups'}, {'converged' if converged else 'NOT converged'}"
 
 
 def _evidence(answer: Answer) -> str:
@@ -161,6 +171,11 @@ def _evidence(answer: Answer) -> str:
 
 def _number(value: float | Missing, unit: str) -> str:
     return f"unavailable: {value.reason}" if isinstance(value, Missing) else f"{value:.6g} {unit}"
+
+
+def _path_text(path: tuple[int, ...]) -> str:
+    shown = " ".join(str(state) for state in path[:_NUM_PATH_SHOWN])
+    return f"states {shown}{' ...' if len(path) > _NUM_PATH_SHOWN else ''} ({len(path) - 1} actions)"
 
 
 def _certified(error: float) -> str:

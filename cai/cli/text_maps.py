@@ -14,7 +14,8 @@ from cai.data.spaces import GridSpace
 NEARLY = 0.9
 #: A label that more than this share of the states bears says nothing, and is left out.
 _COMMON = 1 / 3
-_OFF_GRID = "#"
+OFF_GRID = "#"
+TERMINAL = "T"
 _ARROWS = {
     (-1, 0): "↑", (1, 0): "↓", (0, -1): "←", (0, 1): "→",
     (-1, -1): "↖", (-1, 1): "↗", (1, -1): "↙", (1, 1): "↘", (0, 0): "o",
@@ -96,24 +97,25 @@ def arrow_map(
 
 
 def shown_labels(grid: GridSpace, terminal: NDArray[np.bool_]) -> list[str]:
-    """Chooses the labels worth showing: those of terminal states (T where they have none), and those that are rare."""
+    """Chooses the labels worth showing: those of terminal states (`TERMINAL` if they have none), and rare ones."""
     counts = Counter(grid.labels)
     rare = {label for label, count in counts.items() if count <= _COMMON * len(grid.labels)}
     labels = zip(grid.labels, terminal, strict=True)
-    return [(label or "T") if ends else label if label in rare else "" for label, ends in labels]
+    return [(label or TERMINAL) if ends else label if label in rare else "" for label, ends in labels]
 
 
 def _laid_out(grid: GridSpace, cells: list[str], labels: list[str], gap: str) -> tuple[str, ...]:
     """Puts the cells where the states are, columns of equal width, the label at the left of its cell."""
-    label_width = max((len(label) for label in labels), default=0)
-    label_width += 1 if label_width else 0
-    width = max((len(cell) for cell in cells), default=1)
-    blank = _OFF_GRID.rjust(label_width + width)
+    beside = [len(label) + 1 for label, cell in zip(labels, cells, strict=True) if label and cell]
+    label_width = max(beside, default=0)
+    width = max(1, *(len(cell or label) for label, cell in zip(labels, cells, strict=True)))
+    blank = OFF_GRID.rjust(label_width + width)
     rows = [[blank] * grid.num_columns for _ in range(grid.num_rows)]
     for cell, label, place in zip(cells, labels, grid.cells, strict=True):
         if place >= 0:
             row, column = divmod(place, grid.num_columns)
-            rows[row][column] = label.ljust(label_width) + cell.rjust(width)
+            text = label.ljust(label_width) + cell.rjust(width) if cell else label
+            rows[row][column] = text.rjust(label_width + width)
     return tuple(gap.join(row) for row in rows)
 
 

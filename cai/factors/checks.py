@@ -26,7 +26,9 @@ def as_table(value: Any, name: str, dtype: torch.dtype | None) -> Tensor:
     if scipy.sparse.issparse(value):
         raise ValueError(f"{name}: expected a dense array, got a sparse matrix of shape {list(value.shape)}")
     try:
-        tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.array(value))
+        tensor = torch.as_tensor(np.array(value)) if not isinstance(value, Tensor) else value
+        if not tensor.requires_grad:  # later changes by the user must not reach a factor that has been checked
+            tensor = tensor.clone()
         if tensor.is_complex():
             raise TypeError("complex numbers")
     except (TypeError, ValueError, RuntimeError) as error:

@@ -69,7 +69,9 @@ def logsumexp(x: Tensor, dim: int = -1) -> Tensor:
     return _LogSumExp.apply(x, dim) if x.requires_grad and torch.is_grad_enabled() else torch.logsumexp(x, dim)
 
 
-def log_expectation(x: Tensor, weights: Tensor, reducer: Reducer | None = None) -> Tensor:
+def log_expectation(
+    x: Tensor, weights: Tensor, reducer: Reducer | None = None, *, all_positive: bool = False
+) -> Tensor:
     """Computes log sum_j w_j exp(x_j) over each group of entries.
 
     Args:
@@ -77,6 +79,7 @@ def log_expectation(x: Tensor, weights: Tensor, reducer: Reducer | None = None) 
         weights: Weights at least zero; they need not sum to one. A zero is structural: what stands in `x` there is
             never read, and its gradient is zero.
         reducer: How entries are grouped; the last dimension by default.
+        all_positive: What the caller knows of the weights: none of them is zero, so that none need be masked.
 
     Returns:
         One value a group, in nats; `-inf` where no entry has both a positive weight and a finite x.
@@ -84,8 +87,8 @@ def log_expectation(x: Tensor, weights: Tensor, reducer: Reducer | None = None) 
     reducer = AlongDim() if reducer is None else reducer
     x, weights = torch.broadcast_tensors(x, weights)
     if torch.is_grad_enabled() and (x.requires_grad or weights.requires_grad):
-        return _LogExpectation.apply(x, weights, reducer)
-    return _log_expectation(x, weights, reducer)
+        return _LogExpectation.apply(x, weights, reducer, all_positive)
+    return _log_expectation(x, weights, reducer, all_positive)
 
 
 def max_over_support(x: Tensor, weights: Tensor, dim: int = -1) -> Tensor:
@@ -99,19 +102,27 @@ def safe_log(x: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, x, 1.0).log(), NEG_INF)
 
 
-def _log_expectation(x: Tensor, weights: Tensor, reducer: Reducer) -> Tensor:
-    supported = torch.where(weights > 0, x, NEG_INF)
+def _log_expectation(x: Tensor, weights: Tensor, reducer: Reducer, all_positive: bool) -> Tensor:
+    supported = x if all_positive else torch.where(weights > 0, x, NEG_INF)
     top = reducer.max(supported)
     top = torch.where(torch.isneginf(top), 0.0, top)
     below = supported - reducer.spread(top)
+    if not _are_close(below if all_positive else torch.where(weights > 0, below, 0.0)):
+        return top + reducer.sum(weights * below.exp()).log()
     excess = reducer.sum(weights * below.expm1())
-    total_weight = reducer.sum(weights)
-    lack = total_weight - 1.0
+    lack = reducer.sum(weights) - 1.0
     # Rounding of the weights' sum must not be multiplied by the temperature: see the module's doc string.
     lack = torch.where(lack.abs() < 64 * torch.finfo(x.dtype).eps, 0.0, lack)
-    near_one = lack + excess
-    log_total = torch.where(near_one > -0.5, near_one.clamp(min=-0.5).log1p(), reducer.sum(weights * below.exp()).log())
-    return top + log_total
+    return top + (lack + excess).log1p()
+
+
+def _are_close(below: Tensor) -> bool:
+    """Says whether all x lie within a nat of the greatest.
+
+    Where they do not, values span a temperature or more, and the plain logarithm's error of some eps times the temperature
+    is one of some eps times the values.
+    """
+    return below.numel() > 0 and bool(below.amin() > -1.0)
 
 
 class _LogSumExp(torch.autograd.Function):
@@ -139,16 +150,16 @@ class _LogExpectation(torch.autograd.Function):
     """`log_expectation` with its analytic gradient, itself differentiable."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weights: Tensor, reducer: Reducer) -> Tensor:
-        y = _log_expectation(x, weights, reducer)
+    def forward(ctx: Any, x: Tensor, weights: Tensor, reducer: Reducer, all_positive: bool) -> Tensor:
+        y = _log_expectation(x, weights, reducer, all_positive)
         ctx.reducer = reducer
         ctx.save_for_backward(x, weights, y)
         return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, weights, y = ctx.saved_tensors
         y = torch.where(torch.isneginf(y), 0.0, y)
         supported = torch.where(weights > 0, x, NEG_INF)
         grad_weights = ctx.reducer.spread(grads[0]) * (supported - ctx.reducer.spread(y)).exp()
-        return weights * grad_weights, grad_weights, None
+        return weights * grad_weights, grad_weights, None, None

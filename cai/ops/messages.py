@@ -101,8 +101,9 @@ def backward_messages(tables: Tables, backup: Backup) -> tuple[Tensor, Tensor]:
 def bellman_step(tables: Tables, backup: Backup, t: int, v_next: Tensor) -> tuple[Tensor, Tensor]:
     """Passes a message back one step, with terminal states and evidence in their place: `[S]` to `[S, A]` and `[S]`."""
     q, v = backup(tables.step(t), t, v_next)
-    v = torch.where(tables.terminal, v_next, v)
-    q = torch.where(tables.terminal[:, None], v[:, None], q)
+    if tables.has_exits:
+        v = torch.where(tables.terminal, v_next, v)
+        q = torch.where(tables.terminal[:, None], v[:, None], q)
     return q, tables.masked(v, t)
 
 
@@ -151,6 +152,7 @@ def forward_marginals(
     acting = policy * tables.alive[:, None]
     for t in range(tables.horizon):
         pairs.append(mass[:, None] * acting[t if len(acting) > 1 else 0])
-        mass = kernel(t).push(pairs[-1]) + torch.where(tables.terminal, mass, 0.0)
+        moved = kernel(t).push(pairs[-1])
+        mass = moved + torch.where(tables.terminal, mass, 0.0) if tables.has_exits else moved
         states.append(mass)
     return torch.stack(states), torch.stack(pairs)

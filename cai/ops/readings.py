@@ -82,7 +82,8 @@ class _SoftReading(Reading):
         """Computes V = alpha log sum_a mu(a|s) exp(Q(s,a) / alpha); the maximum where alpha is zero."""
         if _is_zero(step.temperature):
             return max_over_support(q, step.prior)
-        return step.temperature * log_expectation(q / step.temperature, step.prior)
+        x = q / step.temperature
+        return step.temperature * log_expectation(x, step.prior, all_positive=step.all_available)
 
     def log_policy(self, prior: Tensor, q: Tensor, v: Tensor, temperature: float | Tensor) -> Tensor:
         """Computes log pi = log mu + (Q - V) / alpha; at alpha = 0 the prior restricted to the best actions."""

@@ -19,6 +19,12 @@ from torch import Tensor
 from cai.ops.logspace import NEG_INF
 
 
+with warnings.catch_warnings():
+    # torch calls its CSR layout a beta, once a process: on this empty matrix, and not on a user's.
+    warnings.simplefilter("ignore")
+    torch.sparse_csr_tensor(torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0), (0, 0))
+
+
 @dataclass(frozen=True, eq=False)
 class Pattern:
     """Where the entries of a sparse matrix stand, in compressed-row order.
@@ -118,9 +124,7 @@ def csr_product(pattern: Pattern, values: Tensor, vector: Tensor) -> Tensor:
 def csr_tensor(pattern: Pattern, values: Tensor) -> Tensor:
     """Makes a torch CSR tensor `[R, n]` of stored values."""
     shape = (pattern.num_rows, pattern.num_columns)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch calls its CSR layout a beta, once a process
-        return torch.sparse_csr_tensor(pattern.row_starts, pattern.columns, values, shape, check_invariants=False)
+    return torch.sparse_csr_tensor(pattern.row_starts, pattern.columns, values, shape, check_invariants=False)
 
 
 def _csr_product(pattern: Pattern, values: Tensor, vector: Tensor) -> Tensor:

@@ -52,6 +52,11 @@ class StepTables:
         return self.rewards + transitions.over_next(transitions.values * self.entry_rewards)
 
     @cached_property
+    def all_available(self) -> bool:
+        """Whether every state has every action."""
+        return bool((self.prior > 0).all())
+
+    @cached_property
     def default_policy(self) -> Tensor:
         """The prior with rows normalised: the policy where nothing is at stake, `[S, A]`."""
         return self.prior / self.prior.sum(-1, keepdim=True)
@@ -97,6 +102,11 @@ class Tables:
     def alive(self) -> Tensor:
         """1.0 at states where an action is taken, 0.0 at terminal states: `[S]`."""
         return (~self.terminal).to(self.initial.dtype)
+
+    @cached_property
+    def has_exits(self) -> bool:
+        """Whether any state is terminal."""
+        return bool(self.terminal.any())
 
     @cached_property
     def priors(self) -> Tensor:

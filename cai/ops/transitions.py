@@ -15,6 +15,7 @@ the dense form `[..., S, A, S]`, in the sparse form `[..., nnz]` (one pattern fo
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,7 +25,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from cai.ops.logspace import NEG_INF, AlongDim, Reducer, log_expectation
+from cai.ops.logspace import NEG_INF, AlongDim, Reducer, log_expectation, safe_log
 from cai.ops.sampling import sample_index
 from cai.ops.sparse import Pattern, csr_product
 
@@ -131,8 +132,41 @@ class Transitions(ABC):
         Returns:
             `[..., S, A]`, in nats.
         """
-        exponent = self.at_next(x) if log_weights is None else self.at_next(x) + log_weights
-        return self._shaped(log_expectation(exponent, self.values, self._reducer))
+        if log_weights is None:
+            top = x.detach().amax(-1, keepdim=True)
+            below = x - torch.where(torch.isneginf(top), 0.0, top)
+            if self._spans_little(below):
+                return top[..., None] + self._log_product(below)
+            exponent = self.at_next(x)
+        else:
+            exponent = self.at_next(x) + log_weights
+        return self._shaped(log_expectation(exponent, self.values, self._reducer, all_positive=self._all_positive))
+
+    @property
+    def _all_positive(self) -> bool:
+        return self._range_of_values[0]
+
+    @property
+    def _range_of_values(self) -> tuple[bool, float]:
+        """Whether no value is zero, and the least positive one; not kept where values are learned, perhaps in place."""
+        return _range_of(self.values) if self.values.requires_grad else self._kept_range
+
+    @cached_property
+    def _kept_range(self) -> tuple[bool, float]:
+        return _range_of(self.values)
+
+    def _spans_little(self, below: Tensor) -> bool:
+        """Says whether exp(x - max x) times any probability stays a normal number, so that one shift serves all rows."""
+        least = torch.where(torch.isneginf(below), 0.0, below).amin()
+        limit = math.log(torch.finfo(below.dtype).tiny) - math.log(self._range_of_values[1]) + 10.0
+        return bool(least > limit)
+
+    def _log_product(self, below: Tensor) -> Tensor:
+        """Computes log sum_s' p exp(x - max x) by one product with the table; `-inf` where nothing possible remains."""
+        least = below.amin()
+        if least > -1.0:  # next to one: see cai.ops.logspace
+            return self._product(below.expm1()).log1p()
+        return safe_log(self._product(below.exp()))
 
     def best(self, x: Tensor, log_weights: Tensor | None = None, temperature: float | Tensor = 1.0) -> Tensor:
         """Computes max over s' of temperature * log p(s'|s,a) + x(s') + log_weights, over possible s' only.
@@ -274,8 +308,13 @@ class SparseTransitions(Transitions):
         return rows.unflatten(-1, (self.num_states, self.num_actions))
 
     @cached_property
-    def _transposed_values(self) -> Tensor:
+    def _kept_transposed_values(self) -> Tensor:
         return self.values[self.pattern.transposed_order]
+
+    @property
+    def _transposed_values(self) -> Tensor:
+        learned = self.values.requires_grad  # perhaps in place
+        return self.values[self.pattern.transposed_order] if learned else self._kept_transposed_values
 
     def push(self, mass: Tensor) -> Tensor:
         """Moves mass one step: `[..., S, A] -> [..., S]`."""
@@ -320,6 +359,11 @@ class SparseTransitions(Transitions):
         starts = self.pattern.row_starts[:: self.num_actions].cpu().numpy()
         shape = (self.num_states, self.num_states)
         return scipy.sparse.csr_matrix((values, self.pattern.columns.cpu().numpy(), starts), shape=shape)
+
+
+def _range_of(values: Tensor) -> tuple[bool, float]:
+    positive = values.detach()[values.detach() > 0]
+    return positive.numel() == values.numel(), float(positive.min()) if positive.numel() else 1.0
 
 
 def sparse_from_triplets(

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from cai.errors import Unavailable
 from cai.plots import paint
 from cai.plots.maps import draw_policy, draw_states, draw_values
-from cai.plots.time import MARGINAL_LABEL, OCCUPANCY_LABEL
-from cai.plots.world import Array, World, marginals_of, name_of, policy_at, values_at, when, world_of
+from cai.plots.time import MARGINAL_LABEL
+from cai.plots.world import Array, World, long_run, marginals_of, name_of, policy_at, values_at, when, world_of
 
 if TYPE_CHECKING:
     from cai.inference import Posterior
@@ -52,12 +52,12 @@ def side_by_side(
     _value_row(axes[0], world, [values_at(posterior, t) for posterior in pair])
     _policy_row(axes[1], world, [policy_at(posterior, t) for posterior in pair])
     last = world.last_time if marginal_time is None else marginal_time
-    _marginal_row(axes[2], world, [marginals_of(posterior)[last] for posterior in pair])
+    name, label = long_run(posterior_a) if world.horizon is None else ("marginal", MARGINAL_LABEL)
+    _marginal_row(axes[2], world, [marginals_of(posterior)[last] for posterior in pair], label)
     titles = _default_titles(posterior_a, posterior_b) if titles is None else titles
-    what = ("value", "policy", "occupancy" if world.horizon is None else "marginal")
-    for row, name, time in zip(axes, what, (t, t, last), strict=True):
+    for row, what, time in zip(axes, ("value", "policy", name), (t, t, last), strict=True):
         for ax, title in zip(row, (*titles, "difference"), strict=True):
-            ax.set_title(f"{title}: {name}{when(world, time)}", fontsize="medium")
+            ax.set_title(f"{title}: {what}{when(world, time)}", fontsize="medium")
     figure.suptitle(_gap_line(posterior_a, posterior_b, titles), fontsize="medium")
     return figure
 
@@ -97,9 +97,8 @@ def _policy_row(row: list[Axes], world: World, policies: list[Array]) -> None:
     draw_states(row[2], world, distance, paint.PROBABILITY_COLORS, norm, "total variation distance")
 
 
-def _marginal_row(row: list[Axes], world: World, marginals: list[Array]) -> None:
+def _marginal_row(row: list[Axes], world: World, marginals: list[Array], label: str) -> None:
     norm = paint.probability_scale(*marginals)
-    label = OCCUPANCY_LABEL if world.horizon is None else MARGINAL_LABEL
     for ax, marginal in zip(row, marginals, strict=False):
         draw_states(ax, world, marginal, paint.PROBABILITY_COLORS, norm, label)
     _draw_difference(row[2], world, _difference(*marginals), "difference of probability")

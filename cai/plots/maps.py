@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator
 
@@ -97,16 +98,14 @@ def draw_policy(ax: Axes, world: World, policy: Array) -> None:
     """Draws a policy `[S, A]`; the scale of probabilities is always 0 to 1."""
     norm = Normalize(0.0, 1.0)
     if world.grid is None or len(world.grid.moves) != world.num_actions:
-        shades = ax.imshow(policy.T, cmap=paint.PROBABILITY_COLORS, norm=norm, aspect="auto", interpolation="nearest")
-        ax.yaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
-        _number_states(ax, world)
-        ax.set_ylabel("action")
+        shades: ScalarMappable = paint.draw_matrix(ax, policy.T, norm)
+        ax.set(xlabel="state", ylabel="action")
     else:
         blank = np.zeros(world.num_states)
         image = paint.draw_grid(ax, world.grid, blank, "Greys", Normalize(0.0, 1.0))
         paint.draw_lines(ax, world.grid, "0.8")
         paint.draw_marks(ax, world, world.grid, image)
-        shades = paint.draw_arrows(ax, world.grid, policy, world.terminal, norm)
+        shades = paint.draw_arrows(ax, world, world.grid, policy, norm)
     paint.draw_colorbar(ax, shades, POLICY_LABEL)
 
 

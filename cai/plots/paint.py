@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from cai.data.spaces import GridSpace
 from cai.plots.world import Array, World
@@ -28,6 +29,7 @@ NOWHERE = "0.7"
 _SMALLEST_TEXT = 3.5
 _SMALLEST_NUMBER = 6.0
 _LABEL_SIZE = 9.5
+_SMALLEST_PROBABILITY = 0.01
 _POINTS_PER_INCH = 72.0
 #: Width of a character in heights of it, for the font that matplotlib brings.
 _CHARACTER_WIDTH = 0.62
@@ -52,6 +54,12 @@ def grid_size(grid: GridSpace, largest: float = 5.6) -> tuple[float, float]:
 def own_axes(width: float, height: float) -> Axes:
     """Makes a figure without pyplot, and its only axes; the sizes are of the axes, in inches."""
     return Figure(figsize=(width + 1.5, height + 0.9), layout="compressed").add_subplot()
+
+
+def figure_of(ax: Axes) -> Figure:
+    """Finds the whole figure that the axes are in."""
+    figure = ax.figure
+    return figure if isinstance(figure, Figure) else figure.figure
 
 
 def linear_scale(*arrays: Array) -> Normalize:
@@ -86,6 +94,14 @@ def draw_grid(ax: Axes, grid: GridSpace, values: Array, cmap: str, norm: Normali
     return image
 
 
+def draw_matrix(ax: Axes, probabilities: Array, norm: Normalize) -> AxesImage:
+    """Draws probabilities of two finite variables, the first downwards."""
+    image = ax.imshow(probabilities, cmap=colors(PROBABILITY_COLORS), norm=norm, aspect="auto", interpolation="nearest")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
+    return image
+
+
 def draw_lines(ax: Axes, grid: GridSpace, color: str) -> None:
     """Draws the lines between cells, unless the cells are too small for them."""
     if cell_points(ax, grid) < 12.0:
@@ -102,12 +118,11 @@ def cell_points(ax: Axes, grid: GridSpace) -> float:
     return _POINTS_PER_INCH * min(box.width / grid.num_columns, box.height / grid.num_rows)
 
 
-def centers(grid: GridSpace) -> tuple[Array, Array, Array]:
+def centers(grid: GridSpace) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Finds where the states are: the states on the grid, their columns, their rows."""
     cells = np.asarray(grid.cells)
-    states = np.flatnonzero(cells >= 0)
-    rows, columns = np.divmod(cells[states], grid.num_columns)
-    return states, columns, rows
+    states = np.flatnonzero(cells >= 0).astype(np.int64)
+    return states, cells[states] % grid.num_columns, cells[states] // grid.num_columns
 
 
 def draw_marks(ax: Axes, world: World, grid: GridSpace, image: AxesImage) -> None:
@@ -127,8 +142,8 @@ def draw_marks(ax: Axes, world: World, grid: GridSpace, image: AxesImage) -> Non
         return
     for state, column, row in zip(states, columns, rows, strict=True):
         if grid.labels[state]:
-            style = {"ha": "left", "va": "top", "fontsize": size, "color": _readable(image, state, grid)}
-            ax.text(column - 0.42, row - 0.42, grid.labels[state], **style)
+            color = _readable(image, state, grid)
+            ax.text(column - 0.42, row - 0.42, grid.labels[state], ha="left", va="top", fontsize=size, color=color)
 
 
 def draw_numbers(ax: Axes, grid: GridSpace, values: Array, image: AxesImage) -> None:
@@ -163,11 +178,12 @@ def short_numbers(values: Array, digits: int) -> list[str]:
 def _readable(image: AxesImage, state: int, grid: GridSpace) -> str:
     """Chooses black or white text for the cell of a state, by the luminance of its colour."""
     row, column = divmod(grid.cells[state], grid.num_columns)
-    red, green, blue, _ = image.to_rgba(image.get_array()[row, column : column + 1])[0]
+    shown: Array = np.ma.asarray(image.get_array())[row, column : column + 1]
+    red, green, blue, _ = np.asarray(image.to_rgba(shown))[0]
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
 
 
-def draw_arrows(ax: Axes, grid: GridSpace, policy: Array, terminal: Array, norm: Normalize) -> ScalarMappable:
+def draw_arrows(ax: Axes, world: World, grid: GridSpace, policy: Array, norm: Normalize) -> ScalarMappable:
     """Draws an arrow for each action of each state that is not terminal; its area and colour are the probability.
 
     An action that moves nowhere is a disc. Below one per cent nothing is drawn.
@@ -175,13 +191,14 @@ def draw_arrows(ax: Axes, grid: GridSpace, policy: Array, terminal: Array, norm:
     states, columns, rows = centers(grid)
     moves = np.asarray(grid.moves, dtype=float)[:, ::-1]
     moves /= np.linalg.norm(moves, axis=1).clip(1.0)[:, None]
-    which, action = np.nonzero((policy[states] >= 0.01) & ~terminal[states][:, None])
+    drawn = (policy[states] >= _SMALLEST_PROBABILITY) & ~world.terminal[states][:, None]
+    which, action = np.nonzero(drawn)
     probability = policy[states[which], action]
     order = np.argsort(probability, kind="stable")
     which, action, probability = which[order], action[order], probability[order]
     shapes = _arrow_shapes(moves[action], 0.46 * np.sqrt(probability))
     shapes += np.stack([columns[which], rows[which]], 1)[:, None]
-    shades = PolyCollection(shapes, cmap=colormaps[PROBABILITY_COLORS], norm=norm, linewidths=0.0, zorder=2)
+    shades = PolyCollection(list(shapes), cmap=colormaps[PROBABILITY_COLORS], norm=norm, linewidths=0.0, zorder=2)
     shades.set_array(probability)
     ax.add_collection(shades)
     return shades
@@ -193,8 +210,8 @@ def _arrow_shapes(directions: Array, lengths: Array) -> Array:
     disc = 0.4 * np.stack([np.cos(turn), np.sin(turn)], 1)
     across = np.stack([-directions[:, 1], directions[:, 0]], 1)
     arrows = _ARROW[:, 0, None] * directions[:, None] + _ARROW[:, 1, None] * across[:, None]
-    still = ~directions.any(1)
-    return np.where(still[:, None, None], disc, arrows) * lengths[:, None, None]
+    still = ~np.any(directions, axis=1, keepdims=True)
+    return np.where(still[:, None], disc, arrows) * lengths[:, None, None]
 
 
 def draw_colorbar(axes: Axes | list[Axes], shades: ScalarMappable, label: str) -> Colorbar:

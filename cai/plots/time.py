@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from cai.plots import paint
 from cai.plots.maps import draw_states
-from cai.plots.world import Array, World, marginals_of, world_of
+from cai.plots.world import Array, World, long_run, marginals_of, world_of
 
 if TYPE_CHECKING:
     from cai.inference import Posterior
 
 MARGINAL_LABEL = "probability p(s$_t$)"
-OCCUPANCY_LABEL = "occupancy d(s), normalised"
 _NUM_PANELS = 6
 
 
@@ -49,13 +47,13 @@ def marginals_over_time(posterior: Posterior, times: Sequence[int] | None = None
         raise ValueError(f"marginals_over_time: {len(chosen)} panels do not fit into one ax; choose one time")
     axes = [ax] if ax is not None else _panels(world, len(chosen))
     norm = paint.probability_scale(marginals[chosen])
-    label = OCCUPANCY_LABEL if world.horizon is None else MARGINAL_LABEL
+    name, label = long_run(posterior) if world.horizon is None else ("", MARGINAL_LABEL)
     for panel, t in zip(axes, chosen, strict=True):
         draw_states(panel, world, marginals[t], paint.PROBABILITY_COLORS, norm, label, colorbar=False)
-        panel.set_title("Occupancy" if world.horizon is None else f"t = {t}")
+        panel.set_title(name.capitalize() if world.horizon is None else f"t = {t}")
     if world.grid is not None:
         paint.draw_colorbar(axes, axes[0].get_images()[0], label)
-    return axes[0].figure
+    return paint.figure_of(axes[0])
 
 
 def default_times(horizon: int) -> list[int]:
@@ -101,11 +99,7 @@ def _heat_map(world: World, marginals: Array, times: Sequence[int] | None, ax: A
         height = float(np.clip(0.28 * world.num_states, 1.8, 6.0))
         ax = paint.own_axes(float(np.clip(0.2 * len(marginals), 4.0, 8.0)), height)
     norm = paint.probability_scale(marginals)
-    image = ax.imshow(
-        marginals.T, cmap=paint.PROBABILITY_COLORS, norm=norm, aspect="auto", interpolation="nearest", origin="lower"
-    )
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
+    image = paint.draw_matrix(ax, marginals.T, norm)
     ax.set(xlabel="time t", ylabel="state", title="State marginals")
     paint.draw_colorbar(ax, image, MARGINAL_LABEL)
-    return ax.figure
+    return paint.figure_of(ax)

@@ -78,7 +78,7 @@ def values_at(posterior: Posterior, t: int) -> Array:
 
 def policy_at(posterior: Posterior, t: int) -> Array:
     """Reads pi(a|s) at time t: `[S, A]`."""
-    return to_numpy(posterior.policy(world_of(posterior).states, t=t).probs).astype(float)
+    return to_numpy(posterior.policy(world_of(posterior).states, t=t).probs).astype(float)  # type: ignore[attr-defined]
 
 
 def marginals_of(posterior: Posterior) -> Array:
@@ -89,6 +89,13 @@ def marginals_of(posterior: Posterior) -> Array:
 def name_of(posterior: Posterior) -> str:
     """Names a posterior by its method."""
     return type(posterior.method).__name__
+
+
+def long_run(posterior: Posterior) -> tuple[str, str]:
+    """Names the marginal of an infinite horizon, and its axis: what it is depends on the discount."""
+    if posterior.graph.discount == 1.0:
+        return "long-run distribution", "long-run probability p(s)"
+    return "occupancy", "occupancy d(s), normalised"
 
 
 def when(world: World, t: int) -> str:

@@ -64,7 +64,7 @@ def test_rewards_and_larger_warehouse() -> None:
     larger = cai.load_model("inventory", capacity=20, demand=[0.1] * 10, initial=7, horizon=None, discount=0.9)
     assert (larger.state_space.n, larger.action_space.n) == (21, 21)
     newton, sweeps = (cai.infer(larger, method) for method in (cai.SoftPolicyIteration(), cai.SoftValueIteration()))
-    assert_close(newton.v(torch.arange(21)), sweeps.v(torch.arange(21)), 1e-8)
+    assert_close(newton.v(torch.arange(21)), sweeps.v(torch.arange(21)))
 
 
 @pytest.mark.parametrize(
