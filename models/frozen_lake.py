@@ -1,6 +1,6 @@
-r"""The frozen lake: gymnasium's `FrozenLake-v1`, from tables of our own.
+r"""The frozen lake of gymnasium, from tables of our own.
 
-Reach the goal over slippery ice, past the holes. The states are the cells, row by row; the actions left, down, right,
+This is `FrozenLake-v1` without needing the environment. Reach the goal over slippery ice, past the holes. The states are the cells, row by row; the actions left, down, right,
 up. On slippery ice a move goes as meant with probability `success_rate`, and to either side with half of what is
 left; a move off the map stays. Holes and goals are terminal. Arriving at a goal pays 1, elsewhere 0.
 

@@ -1,4 +1,4 @@
-r"""The random walk between two ends, of which one is worth more: gambler's ruin with a will.
+r"""A random walk between two ends: gambler's ruin with a will.
 
 Positions 0 .. N stand on a line, N = `num_positions` + 1; 0 and N are terminal, worth `left_reward` and
 `right_reward`. The two actions step left and right, and go the way they say with probability `accuracy`, else the

@@ -1,6 +1,6 @@
-r"""A sure thing or a gamble: the smallest world in which the two posteriors disagree.
+r"""A sure thing or a gamble: where the two posteriors disagree.
 
-From the start, action 0 leads to the safe end, worth m = `safe`; action 1 gambles: with probability p it wins x =
+No world in which they do is smaller. From the start, action 0 leads to the safe end, worth m = `safe`; action 1 gambles: with probability p it wins x =
 `prize`, else nothing. One step, and the episode is over. Known answers, alpha the temperature, L = alpha log(p exp(x
 / alpha) + 1 - p) >= p x:
 

@@ -85,7 +85,8 @@ def log_expectation(
         One value a group, in nats; `-inf` where no entry has both a positive weight and a finite x.
     """
     reducer = AlongDim() if reducer is None else reducer
-    x, weights = torch.broadcast_tensors(x, weights)
+    if x.shape != weights.shape:
+        x, weights = torch.broadcast_tensors(x, weights)
     if torch.is_grad_enabled() and (x.requires_grad or weights.requires_grad):
         return _LogExpectation.apply(x, weights, reducer, all_positive)
     return _log_expectation(x, weights, reducer, all_positive)
@@ -97,15 +98,21 @@ def max_over_support(x: Tensor, weights: Tensor, dim: int = -1) -> Tensor:
 
 
 def safe_log(x: Tensor) -> Tensor:
-    """Computes log x with `-inf` at zero, and gradient zero there."""
+    """Computes log x for x >= 0, with `-inf` at zero, and gradient zero there."""
+    if not (x.requires_grad and torch.is_grad_enabled()):
+        return x.log()
     positive = x > 0
     return torch.where(positive, torch.where(positive, x, 1.0).log(), NEG_INF)
 
 
+def finite(top: Tensor) -> Tensor:
+    """Raises `-inf` to the least finite number, so that -inf - top is `-inf` and not NaN."""
+    return top.clamp(min=torch.finfo(top.dtype).min)
+
+
 def _log_expectation(x: Tensor, weights: Tensor, reducer: Reducer, all_positive: bool) -> Tensor:
     supported = x if all_positive else torch.where(weights > 0, x, NEG_INF)
-    top = reducer.max(supported)
-    top = torch.where(torch.isneginf(top), 0.0, top)
+    top = finite(reducer.max(supported))
     below = supported - reducer.spread(top)
     if not _are_close(below if all_positive else torch.where(weights > 0, below, 0.0)):
         return top + reducer.sum(weights * below.exp()).log()
@@ -119,8 +126,8 @@ def _log_expectation(x: Tensor, weights: Tensor, reducer: Reducer, all_positive:
 def _are_close(below: Tensor) -> bool:
     """Says whether all x lie within a nat of the greatest.
 
-    Where they do not, values span a temperature or more, and the plain logarithm's error of some eps times the temperature
-    is one of some eps times the values.
+    Where they do not, values span a temperature or more, and the plain logarithm's error of some eps times the
+    temperature is one of some eps times the values.
     """
     return below.numel() > 0 and bool(below.amin() > -1.0)
 

@@ -17,13 +17,29 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from cai.ops.logspace import NEG_INF, log_expectation, max_over_support, safe_log
+from cai.ops.logspace import NEG_INF, finite, log_expectation, logsumexp, max_over_support, safe_log
 from cai.ops.tables import StepTables, Tables
 from cai.ops.transitions import Transitions
+
+
+@dataclass(frozen=True, eq=False)
+class Tilt:
+    """What multiplies p(s'|s,a) to make another distribution of s', as logarithms, nats.
+
+    Attributes:
+        log_next: `[S]`, of the next state.
+        log_total: `[S, A]`, the normaliser.
+        log_entries: On entries, or None.
+    """
+
+    log_next: Tensor
+    log_total: Tensor
+    log_entries: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,17 +47,48 @@ class Kernel:
     """One step of a trajectory distribution: arrive at s', then go on with some probability.
 
     Attributes:
-        arrival: q(s'|s,a).
+        transitions: p(s'|s,a).
+        tilt: What tilts it, or None.
         survival: `[S]`, the chance of going on from s' (the discount as an absorbing state), or None for certainty.
     """
 
-    arrival: Transitions
+    transitions: Transitions
+    tilt: Tilt | None = None
     survival: Tensor | None = None
 
+    @cached_property
+    def arrival(self) -> Transitions:
+        """The distribution of s', with the tilt multiplied in."""
+        if self.tilt is None:
+            return self.transitions
+        transitions, tilt = self.transitions, self.tilt
+        exponent = transitions.at_next(tilt.log_next) - transitions.at_source(finite(tilt.log_total))
+        if tilt.log_entries is not None:
+            exponent = exponent + tilt.log_entries
+        possible = transitions.values > 0
+        values = torch.where(possible, transitions.values * torch.where(possible, exponent, NEG_INF).exp(), 0.0)
+        return transitions.reweighted(values)
+
     def push(self, mass: Tensor) -> Tensor:
-        """Moves the mass `[..., S, A]` of (state, action) to the next states, `[..., S]`; what dies is lost."""
-        moved = self.arrival.push(mass)
+        """Moves the mass `[S, A]` of (state, action) to the next states, `[S]`; what dies is lost."""
+        moved = self._moved(mass)
         return moved if self.survival is None else moved * self.survival
+
+    def _moved(self, mass: Tensor) -> Tensor:
+        tilt = self.tilt
+        if tilt is None or tilt.log_entries is not None:
+            return self.arrival.push(mass)
+        below, top = self.transitions.shifted(tilt.log_next)
+        if not self.transitions.spans_little(below):
+            return self.arrival.push(mass)
+        # p e^x m / total without making the tilted table: scale the mass, move it, scale what arrives.
+        possible = ~torch.isneginf(tilt.log_total)
+        scale = torch.where(possible, top - torch.where(possible, tilt.log_total, 0.0), NEG_INF).exp()
+        return self.transitions.push(mass * scale) * below.exp()
+
+
+#: Above it the rounding of a plain log-sum-exp, times the temperature, would show in the tenth digit of a value.
+_HIGH_TEMPERATURE = 1e3
 
 
 class Reading(ABC):
@@ -82,8 +129,9 @@ class _SoftReading(Reading):
         """Computes V = alpha log sum_a mu(a|s) exp(Q(s,a) / alpha); the maximum where alpha is zero."""
         if _is_zero(step.temperature):
             return max_over_support(q, step.prior)
-        x = q / step.temperature
-        return step.temperature * log_expectation(x, step.prior, all_positive=step.all_available)
+        if step.temperature < _HIGH_TEMPERATURE:
+            return step.temperature * logsumexp(q / step.temperature + step.log_prior)
+        return step.temperature * log_expectation(q / step.temperature, step.prior)
 
     def log_policy(self, prior: Tensor, q: Tensor, v: Tensor, temperature: float | Tensor) -> Tensor:
         """Computes log pi = log mu + (Q - V) / alpha; at alpha = 0 the prior restricted to the best actions."""
@@ -110,7 +158,7 @@ class FixedDynamics(_SoftReading):
         """Gives p itself, and the discount as the chance to go on."""
         if step.discount == 1.0:
             return Kernel(step.transitions)
-        return Kernel(step.transitions, torch.full_like(v_next, step.discount))
+        return Kernel(step.transitions, survival=torch.full_like(v_next, step.discount))
 
     def initial(self, tables: Tables, v: Tensor) -> Tensor:
         """Gives p(s_0) itself (given the evidence on s_0)."""
@@ -137,14 +185,8 @@ class PosteriorDynamics(_SoftReading):
 
     def kernel(self, step: StepTables, q: Tensor, v_next: Tensor) -> Kernel:
         """Computes p(s'|s,a,O) ~ p(s'|s,a) exp((r_e + W'(s')) / alpha)."""
-        transitions, total = step.transitions, self._log_arrival(step, v_next)
-        total = torch.where(torch.isneginf(total), 0.0, total)
-        log_tilt = transitions.at_next(_with_death(step, v_next)) - transitions.at_source(total)
-        if step.entry_rewards is not None:
-            log_tilt = log_tilt + step.entry_rewards / step.temperature
-        possible = transitions.values > 0
-        values = torch.where(possible, transitions.values * torch.where(possible, log_tilt, NEG_INF).exp(), 0.0)
-        return Kernel(transitions.reweighted(values), self._survival(step, v_next))
+        tilt = Tilt(_with_death(step, v_next), self._log_arrival(step, v_next), self._log_entries(step))
+        return Kernel(step.transitions, tilt, self._survival(step, v_next))
 
     def initial(self, tables: Tables, v: Tensor) -> Tensor:
         """Computes p(s_0 | O) ~ p(s_0) exp(V_0 / alpha)."""
@@ -158,8 +200,11 @@ class PosteriorDynamics(_SoftReading):
         return tables.temperature * log_expectation(v / tables.temperature, tables.initial)
 
     def _log_arrival(self, step: StepTables, v_next: Tensor) -> Tensor:
-        log_weights = None if step.entry_rewards is None else step.entry_rewards / step.temperature
-        return step.transitions.log_expect(_with_death(step, v_next), log_weights)
+        return step.transitions.log_expect(_with_death(step, v_next), self._log_entries(step))
+
+    @staticmethod
+    def _log_entries(step: StepTables) -> Tensor | None:
+        return None if step.entry_rewards is None else step.entry_rewards / step.temperature
 
     def _survival(self, step: StepTables, v_next: Tensor) -> Tensor | None:
         if step.discount == 1.0:
@@ -167,8 +212,7 @@ class PosteriorDynamics(_SoftReading):
         if step.discount == 0.0:
             return torch.zeros_like(v_next)
         arrived = _with_death(step, v_next)
-        arrived = torch.where(torch.isneginf(arrived), 0.0, arrived)
-        return (math.log(step.discount) + v_next / step.temperature - arrived).exp()
+        return (math.log(step.discount) + v_next / step.temperature - finite(arrived)).exp()
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from cai.ops.logspace import NEG_INF
 
-
 with warnings.catch_warnings():
     # torch calls its CSR layout a beta, once a process: on this empty matrix, and not on a user's.
     warnings.simplefilter("ignore")
-    torch.sparse_csr_tensor(torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0), (0, 0))
+    torch.sparse_csr_tensor(
+        torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0), (0, 0)
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,13 @@ class Pattern:
         """The row of each entry, `[nnz]`."""
         counts = self.row_starts.diff()
         return torch.repeat_interleave(torch.arange(self.num_rows, device=counts.device), counts)
+
+    @cached_property
+    def narrow_indices(self) -> tuple[Tensor, Tensor]:
+        """Row starts and columns as int32 where they fit: a product then moves a third fewer bytes."""
+        fits = max(self.num_entries, self.num_columns) < 2**31
+        dtype = torch.int32 if fits else torch.int64
+        return self.row_starts.to(dtype), self.columns.to(dtype)
 
     @cached_property
     def max_row_length(self) -> int:
@@ -124,7 +132,8 @@ def csr_product(pattern: Pattern, values: Tensor, vector: Tensor) -> Tensor:
 def csr_tensor(pattern: Pattern, values: Tensor) -> Tensor:
     """Makes a torch CSR tensor `[R, n]` of stored values."""
     shape = (pattern.num_rows, pattern.num_columns)
-    return torch.sparse_csr_tensor(pattern.row_starts, pattern.columns, values, shape, check_invariants=False)
+    row_starts, columns = pattern.narrow_indices
+    return torch.sparse_csr_tensor(row_starts, columns, values, shape, check_invariants=False)
 
 
 def _csr_product(pattern: Pattern, values: Tensor, vector: Tensor) -> Tensor:

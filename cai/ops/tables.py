@@ -16,6 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from cai.ops.logspace import safe_log
 from cai.ops.transitions import Transitions
 
 
@@ -52,9 +53,9 @@ class StepTables:
         return self.rewards + transitions.over_next(transitions.values * self.entry_rewards)
 
     @cached_property
-    def all_available(self) -> bool:
-        """Whether every state has every action."""
-        return bool((self.prior > 0).all())
+    def log_prior(self) -> Tensor:
+        """Log mu(a|s), `[S, A]`, `-inf` where an action is not available."""
+        return safe_log(self.prior)
 
     @cached_property
     def default_policy(self) -> Tensor:

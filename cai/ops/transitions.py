@@ -25,7 +25,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from cai.ops.logspace import NEG_INF, AlongDim, Reducer, log_expectation, safe_log
+from cai.ops.logspace import NEG_INF, AlongDim, Reducer, finite, log_expectation, safe_log
 from cai.ops.sampling import sample_index
 from cai.ops.sparse import Pattern, csr_product
 
@@ -133,9 +133,8 @@ class Transitions(ABC):
             `[..., S, A]`, in nats.
         """
         if log_weights is None:
-            top = x.detach().amax(-1, keepdim=True)
-            below = x - torch.where(torch.isneginf(top), 0.0, top)
-            if self._spans_little(below):
+            below, top = self.shifted(x)
+            if self.spans_little(below):
                 return top[..., None] + self._log_product(below)
             exponent = self.at_next(x)
         else:
@@ -155,11 +154,19 @@ class Transitions(ABC):
     def _kept_range(self) -> tuple[bool, float]:
         return _range_of(self.values)
 
-    def _spans_little(self, below: Tensor) -> bool:
-        """Says whether exp(x - max x) times any probability stays a normal number, so that one shift serves all rows."""
-        least = torch.where(torch.isneginf(below), 0.0, below).amin()
-        limit = math.log(torch.finfo(below.dtype).tiny) - math.log(self._range_of_values[1]) + 10.0
-        return bool(least > limit)
+    @staticmethod
+    def shifted(x: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes x - max x and max x, `[..., S]` and `[..., 1]`; the shift carries no gradient, since it cancels."""
+        top = finite(x.detach().amax(-1, keepdim=True))
+        return x - top, top
+
+    def spans_little(self, below: Tensor) -> bool:
+        """Says whether exp(x - max x) times any probability stays a normal number, so that one shift serves all
+        rows."""
+        least = float(below.amin())
+        if math.isinf(least):
+            least = float(torch.where(torch.isneginf(below), 0.0, below).amin())
+        return least > math.log(torch.finfo(below.dtype).tiny) - math.log(self._range_of_values[1]) + 10.0
 
     def _log_product(self, below: Tensor) -> Tensor:
         """Computes log sum_s' p exp(x - max x) by one product with the table; `-inf` where nothing possible remains."""

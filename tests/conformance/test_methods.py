@@ -71,6 +71,7 @@ GRAPHS: dict[str, Make] = {
 ENDLESS = ("infinite", "infinite terminal", "infinite posterior", "first exit", "frozen lake first exit")
 SUMMABLE = ("infinite posterior", "first exit", "frozen lake first exit")
 FINITE = tuple(name for name in GRAPHS if name not in ENDLESS)
+UNKNOWING = tuple(name for name in FINITE if "evidence" not in name)
 
 
 def some_policy(graph: cai.TrajectoryGraph) -> cai.factors.TabularPolicy:
@@ -96,7 +97,7 @@ METHODS = {
     "SumProduct": Entry(lambda _: cai.SumProduct(), FINITE + SUMMABLE, bound=False, soft=True, fixed=False),
     "SoftValueIteration": Entry(lambda _: cai.SoftValueIteration(), FINITE + ENDLESS, bound=True, soft=True),
     "SoftPolicyIteration": Entry(lambda _: cai.SoftPolicyIteration(), ENDLESS, bound=True, soft=True),
-    "PolicyEvaluation": Entry(lambda g: cai.PolicyEvaluation(some_policy(g)), FINITE + ENDLESS, bound=True),
+    "PolicyEvaluation": Entry(lambda g: cai.PolicyEvaluation(some_policy(g)), UNKNOWING + ENDLESS, bound=True),
     "MaxProduct": Entry(
         lambda _: cai.MaxProduct(), tuple(x for x in FINITE if x != "discount"), bound=True, fixed=False
     ),
@@ -309,7 +310,7 @@ def first_steps(posterior: cai.Posterior, num: int) -> tuple[list[np.ndarray] | 
     num_states, _, _ = sizes(posterior)
     policy, alive = tables_of(posterior).policy, ~terminal_of(posterior)
     dynamics = numpy_of(posterior.graph.dynamics.dense()).reshape(num_states, -1, num_states)
-    state, joint = numpy_of(posterior.graph.initial.initial_table(num_states).exp()).reshape(-1), []
+    state, joint = numpy_of(posterior.graph.initial.initial_table(num_states)).reshape(-1), []
     for _ in range(num):
         joint.append((state * alive)[:, None] * policy)
         state = np.einsum("sa,saj->j", joint[-1], dynamics)
