@@ -1,8 +1,9 @@
 r"""The frozen lake of gymnasium, from tables of our own.
 
-This is `FrozenLake-v1` without needing the environment. Reach the goal over slippery ice, past the holes. The states are the cells, row by row; the actions left, down, right,
-up. On slippery ice a move goes as meant with probability `success_rate`, and to either side with half of what is
-left; a move off the map stays. Holes and goals are terminal. Arriving at a goal pays 1, elsewhere 0.
+This is `FrozenLake-v1` without needing the environment. Reach the goal over slippery ice, past the holes. The states
+are the cells, row by row; the actions left, down, right, up. On slippery ice a move goes as meant with probability
+`success_rate`, and to either side with half of what is left; a move off the map stays. Holes and goals are terminal.
+Arriving at a goal pays 1, elsewhere 0.
 
 Known answers from the start, on slippery ice, at temperature 0 (the reward is then the probability of reaching the
 goal):

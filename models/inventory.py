@@ -1,9 +1,9 @@
 r"""Stochastic inventory control: how much to order.
 
-One product, and the demand is known only after the order. The state is the stock s at the start of a month, 0 .. `capacity`; the action a is the order, which arrives at once
-and must fit: only 0 .. `capacity` - s are available, the others have probability 0 under the action prior. Demand D
-takes its share, and what exceeds the stock is lost: s' = max(s + a - D, 0). A month pays the expected revenue less
-the cost of ordering and of holding,
+One product, and the demand is known only after the order. The state is the stock s at the start of a month, 0 ..
+`capacity`; the action a is the order, which arrives at once and must fit: only 0 .. `capacity` - s are available, the
+others have probability 0 under the action prior. Demand D takes its share, and what exceeds the stock is lost: s' =
+max(s + a - D, 0). A month pays the expected revenue less the cost of ordering and of holding,
 
     r(s, a) = price E[min(s + a, D)] - (fixed_cost + unit_cost a) [a > 0] - holding_cost (s + a).
 

@@ -1,8 +1,8 @@
 r"""A sure thing or a gamble: where the two posteriors disagree.
 
-No world in which they do is smaller. From the start, action 0 leads to the safe end, worth m = `safe`; action 1 gambles: with probability p it wins x =
-`prize`, else nothing. One step, and the episode is over. Known answers, alpha the temperature, L = alpha log(p exp(x
-/ alpha) + 1 - p) >= p x:
+No world in which they do is smaller. From the start, action 0 leads to the safe end, worth m = `safe`; action 1
+gambles: with probability p it wins x = `prize`, else nothing. One step, and the episode is over. Known answers, alpha
+the temperature, L = alpha log(p exp(x / alpha) + 1 - p) >= p x:
 
     fixed dynamics (`SoftValueIteration`):   pi(risky) = sigmoid((p x - m) / alpha)
                                              v = alpha log((exp(m / alpha) + exp(p x / alpha)) / 2)

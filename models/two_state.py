@@ -1,7 +1,8 @@
 r"""Two states, two actions, everything by hand.
 
-A coin that one can try to turn: action a aims at state a and hits it with probability `accuracy` = q, else the other; where the coin lay does not
-matter. A step in state s pays `rewards[s]`. With x_s = exp(rewards[s] / alpha), D = rewards[1] - rewards[0] and n = T
+A coin that one can try to turn: action a aims at state a and hits it with probability `accuracy` = q, else the other;
+where the coin lay does not matter. A step in state s pays `rewards[s]`. With x_s = exp(rewards[s] / alpha), D =
+rewards[1] - rewards[0] and n = T
 - t steps to go, V_t(s) = rewards[s] + (n - 1) g for n >= 1, where
 
     fixed dynamics (`SoftValueIteration`):   g = rewards[0] + alpha log((exp(q D / alpha) + exp((1 - q) D / alpha)) / 2)

@@ -172,9 +172,10 @@ def paths(problem: Problem, *, deaths: bool = False) -> list[Path]:
 
 
 def _agrees(problem: Problem, path: Path) -> bool:
+    """Whether a path has the known states and actions; where it takes no action, evidence on it says nothing."""
     if any(path.state_at(t) != s for t, s in problem.states.items()):
         return False
-    return all(t < len(path.actions) and path.actions[t] == a for t, a in problem.actions.items())
+    return all(path.actions[t] == a for t, a in problem.actions.items() if t < len(path.actions))
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,6 +236,12 @@ def enumerate_posterior(problem: Problem) -> Enumerated:
         found[best],
         float(logs[best]),
     )
+
+
+def log_weight_of(problem: Problem, states: list[int], actions: list[int]) -> float:
+    """Log p(tau, O) of one given trajectory, minus infinity if it is impossible."""
+    weights = {(x.states, x.actions): x.log_weight(problem.temperature) for x in paths(problem)}
+    return weights.get((tuple(states), tuple(actions)), -math.inf)
 
 
 def enumerate_values(problem: Problem) -> tuple[Array, Array]:
@@ -454,7 +461,7 @@ def posterior_marginals(problem: Problem, messages: Messages) -> tuple[Array, Ar
                 states[t + 1, s] += states[t, s]
                 continue
             pairs[t, s] = states[t, s] * messages.policy[t, s]
-            for a, j in itertools.product(range(problem.num_actions), range(problem.num_states)):
+            for a, j in zip(*np.nonzero(problem.p(t)[s] * problem.mu(t)[s][:, None]), strict=True):
                 tilt = math.exp((problem.r(t)[s, a, j] + messages.v[t + 1, j] - messages.q[t, s, a]) / alpha)
                 states[t + 1, j] += pairs[t, s, a] * gamma * problem.p(t)[s, a, j] * tilt
     return states, pairs
@@ -686,16 +693,20 @@ def backward_long(problem: Problem, reading: Reading) -> Messages:
 
 def solve_posterior_mp(problem: Problem, ctx: Any) -> Array:
     """V of the infinite-horizon posterior in arithmetic without overflow or underflow (`mpmath.mp`)."""
-    num_states, alpha, gamma = problem.num_states, ctx.mpf(problem.temperature), ctx.mpf(problem.discount)
-    matrix, rhs = ctx.eye(num_states), ctx.matrix(num_states, 1)
-    for s in range(num_states):
-        if problem.is_terminal[s]:
-            rhs[s] = ctx.exp(ctx.mpf(float(problem.end_reward[s])) / alpha)
-            continue
-        for a, j in itertools.product(range(problem.num_actions), range(num_states)):
+    alpha, gamma = ctx.mpf(problem.temperature), ctx.mpf(problem.discount)
+    z = {s: ctx.exp(ctx.mpf(float(problem.end_reward[s])) / alpha) for s in np.flatnonzero(problem.is_terminal)}
+    alive = np.flatnonzero(~problem.is_terminal)
+    place = {s: i for i, s in enumerate(alive)}
+    matrix, rhs = ctx.eye(len(alive)), ctx.matrix(len(alive), 1)
+    for s in alive:
+        for a, j in zip(*np.nonzero(problem.p()[s] * problem.mu()[s][:, None]), strict=True):
             mass = ctx.mpf(float(problem.mu()[s, a])) * ctx.mpf(float(problem.p()[s, a, j]))
-            weight = mass * ctx.exp(ctx.mpf(float(problem.r()[s, a, j])) / alpha) if mass else ctx.mpf(0)
-            matrix[s, j] -= gamma * weight
-            rhs[s] += (1 - gamma) * weight
-    z = ctx.lu_solve(matrix, rhs)
-    return np.array([float(alpha * ctx.log(z[s])) for s in range(num_states)])
+            weight = mass * ctx.exp(ctx.mpf(float(problem.r()[s, a, j])) / alpha)
+            rhs[place[s]] += (1 - gamma) * weight
+            if j in z:
+                rhs[place[s]] += gamma * weight * z[j]
+            else:
+                matrix[place[s], place[j]] -= gamma * weight
+    solution = ctx.lu_solve(matrix, rhs)
+    z |= {s: solution[i] for s, i in place.items()}
+    return np.array([float(alpha * ctx.log(z[s])) for s in range(problem.num_states)])

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from cai.cli.errors import BAD_INPUT, INTERRUPTED, CommandError, complain, one_line, speaking_errors
 from cai.cli.options import parse_options
-from cai.cli.problem import ENVIRONMENT_TEMPERATURE, Changes, Prior, build_graph
+from cai.cli.problem import ENVIRONMENT_TEMPERATURE, Changes, Prior, build_graph, check_memory
 
 if TYPE_CHECKING:
     from cai.cli.answer import Answer
@@ -43,7 +43,7 @@ class _OneLineErrors(TyperGroup):
             complain("interrupted")
             code = INTERRUPTED
         except _USAGE_ERROR as error:
-            complain(f"{one_line(error.format_message())} (--help lists commands and options)")
+            complain(f"{one_line(error.format_message()).rstrip('.')}; --help lists commands and options")
             code = BAD_INPUT
         if standalone:
             sys.exit(code or 0)
@@ -193,6 +193,7 @@ def _infer(graph: TrajectoryGraph, method: Method, seed: int | None, work: Any) 
         Method.SUM_PRODUCT: cai.SumProduct,
         Method.MAX_PRODUCT: cai.MaxProduct,
     }
+    check_memory(graph)
     try:
         posterior = cai.infer(graph, methods[method](), seed=seed, callbacks=[work])
     except (ValueError, cai.NonFinite) as error:  # IncompatibleMethod is a ValueError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -91,6 +92,22 @@ def build_graph(name: str, options: dict[str, Any], changes: Changes) -> Traject
     return changes.applied_to(_from_gym(name, options))
 
 
+def check_memory(graph: TrajectoryGraph) -> None:
+    """Refuses a horizon whose values and policies do not fit into this machine, before it fills up.
+
+    Raises:
+        CommandError: They do not fit.
+    """
+    if graph.horizon is None or not hasattr(os, "sysconf"):
+        return
+    num_states, num_actions = getattr(graph.dynamics, "num_states", 0), getattr(graph.dynamics, "num_actions", 0)
+    needed = 8.0 * graph.horizon * num_states * (num_actions + 2)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        sizes = f"{graph.horizon} steps of {num_states} states and {num_actions} actions"
+        raise CommandError(f"{sizes} need {needed / 1e9:.0f} GB, this machine has {memory / 1e9:.0f}; try --infinite")
+
+
 def _load_model(name: str, options: dict[str, Any]) -> TrajectoryGraph:
     import cai
 
@@ -129,7 +146,7 @@ def _unknown(name: str) -> str:
 
     import cai
 
-    if Path(name).exists():
+    if name and Path(name).exists():
         return f"{name!r} is not a model file; a model file is Python and ends with .py"
     near = did_you_mean(name, [*gymnasium.registry, *cai.models()])
     return f"no environment, model or model file {name!r}; {near or '`cai models` lists the models'}"

@@ -178,7 +178,7 @@ def prior_of(posterior: cai.Posterior) -> np.ndarray:
     num_states, num_actions, horizon = sizes(posterior)
     if graph.action_prior is None:
         return np.full((num_states, num_actions), -math.log(num_actions))
-    table = numpy_of(graph.action_prior.prior_table(num_states, num_actions))
+    table = numpy_of(graph.action_prior.prior_table(num_states, num_actions)).astype(float)
     with np.errstate(divide="ignore"):
         return np.log(table[0] if horizon is None else table)
 
@@ -244,9 +244,9 @@ def test_samples_are_well_formed(method: str, name: str) -> None:
     length = horizon or 60
     assert batch.states.shape == (50, length + 1)
     assert batch.actions.shape == batch.rewards.shape == (50, length)
-    assert batch.states[batch.state_mask].min() >= 0
-    assert batch.states[batch.state_mask].max() < num_states
-    assert batch.actions[batch.mask].max() < num_actions
+    visited, taken = batch.states[batch.state_mask], batch.actions[batch.mask]
+    assert ((visited >= 0) & (visited < num_states)).all()
+    assert ((taken >= 0) & (taken < num_actions)).all()
     assert not (batch.terminated & batch.truncated).any()
     last = numpy_of(batch.states)[np.arange(50), numpy_of(batch.lengths)]
     ended = terminal_of(posterior)[last]
@@ -288,33 +288,29 @@ def test_same_seed_same_samples_and_the_global_generator_is_left_alone(method: s
 def test_sample_frequencies_are_the_marginals(method: str, name: str) -> None:
     posterior = answer(method, name)
     num_states, num_actions, horizon = sizes(posterior)
+    if horizon is None and method == "SumProduct":
+        pytest.skip(
+            "marginals of single steps are not part of an infinite answer; laws/test_infinite.py looks at the sum"
+        )
     batch = draw(posterior)
     states, actions, mask = numpy_of(batch.states), numpy_of(batch.actions), numpy_of(batch.mask)
-    if horizon is None:
-        expected, _ = first_steps(posterior, 3)
-        if expected is None:
-            return
-        joint = expected
-    else:
-        joint = numpy_of(posterior.state_action_marginals)
+    joint = first_steps(posterior, 3) if horizon is None else numpy_of(posterior.state_action_marginals)
     for t in range(len(joint)):
         counts = np.zeros((num_states, num_actions))
         np.add.at(counts, (states[mask[:, t], t], actions[mask[:, t], t]), 1)
         assert (np.abs(counts / NUM - joint[t]) <= bernstein(np.clip(joint[t], 0, 1), NUM) + 1e-6).all()
 
 
-def first_steps(posterior: cai.Posterior, num: int) -> tuple[list[np.ndarray] | None, None]:
-    """p(s_t, a_t) of the first steps of a stationary policy under the true dynamics; None for tilted dynamics."""
-    if not (posterior.is_bound and isinstance(posterior.graph.dynamics, cai.factors.TabularDynamics)):
-        return None, None
+def first_steps(posterior: cai.Posterior, num: int) -> list[np.ndarray]:
+    """p(s_t, a_t) of the first steps of a stationary policy under the true dynamics."""
     num_states, _, _ = sizes(posterior)
     policy, alive = tables_of(posterior).policy, ~terminal_of(posterior)
     dynamics = numpy_of(posterior.graph.dynamics.dense()).reshape(num_states, -1, num_states)
-    state, joint = numpy_of(posterior.graph.initial.initial_table(num_states)).reshape(-1), []
+    state, joint = numpy_of(posterior.graph.initial.initial_table(num_states)), []
     for _ in range(num):
         joint.append((state * alive)[:, None] * policy)
         state = np.einsum("sa,saj->j", joint[-1], dynamics)
-    return joint, None
+    return joint
 
 
 @lively_pairs
@@ -392,7 +388,9 @@ def test_state_action_and_time_broadcast(method: str, name: str) -> None:
     num_states, num_actions, horizon = sizes(posterior)
     states, actions = torch.arange(num_states), torch.arange(num_actions)
     assert posterior.q(states[:, None], actions).shape == (num_states, num_actions)
-    times = torch.arange(horizon or 3)
+    if horizon is None:
+        return
+    times = torch.arange(horizon)
     q = posterior.q(states[:, None], actions, t=times[:, None, None])
     assert q.shape == (len(times), num_states, num_actions)
     for t in range(len(times)):
@@ -447,12 +445,7 @@ def test_asking_twice_gives_the_same(method: str, name: str) -> None:
     assert torch.equal(again.state_action_marginals, posterior.state_action_marginals)
 
 
-REFUSED = [
-    (method, graph)
-    for method, entry in METHODS.items()
-    for graph in ENDLESS
-    if graph not in entry.graphs and method != "SumProduct"
-]
+REFUSED = [("MaxProduct", name) for name in (*ENDLESS, "discount")] + [("PolicyEvaluation", "action evidence")]
 
 
 @pytest.mark.parametrize("method, name", REFUSED, ids=[f"{m} on {g}" for m, g in REFUSED])

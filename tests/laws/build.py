@@ -76,7 +76,7 @@ def tables_of(posterior: Any) -> Tables:
     return Tables(
         numpy_of(posterior.q(states[:, None], actions, t=times[:-1, None, None])),
         numpy_of(posterior.v(states, t=times[:, None])),
-        np.stack([numpy_of(posterior.policy(states, t=t).probs) for t in range(graph.horizon)]),
+        numpy_of(posterior.policy(states, t=times[:-1, None]).probs),
     )
 
 

@@ -39,7 +39,9 @@ def test_conditioning_equals_enumeration(known: dict, options: dict) -> None:
     assert_close(posterior.state_action_marginals, exact.state_action_marginals)
     best = cai.infer(graph_of(problem), cai.MaxProduct())
     assert_close(best.log_evidence, exact.log_most_probable)
-    assert best.most_probable_trajectory.states[0].tolist() == list(exact.most_probable.states)
+    tau = best.most_probable_trajectory
+    weight = oracles.log_weight_of(problem, tau.states[0].tolist(), tau.actions[0].tolist())
+    assert_close(weight, exact.log_most_probable, 1e-12)
 
 
 def test_state_evidence_with_terminal_states() -> None:
@@ -53,6 +55,20 @@ def test_state_evidence_with_terminal_states() -> None:
     assert_close(
         cai.infer(graph_of(alive), cai.SumProduct()).log_evidence, oracles.enumerate_posterior(alive).log_evidence
     )
+
+
+@pytest.mark.parametrize("options", [{"num_terminal": 1}, {"num_terminal": 1, "discount": 0.7}, {"discount": 0.7}])
+@pytest.mark.parametrize(
+    "known", [{"actions": {1: 0}}, {"actions": {0: 1, 2: 0}}, {"actions": {1: 1}, "states": {2: 1}}]
+)
+def test_action_evidence_says_nothing_once_the_trajectory_has_ended(options: dict, known: dict) -> None:
+    problem = oracles.random_problem(85, **options).replace(**known)
+    posterior = cai.infer(graph_of(problem), cai.SumProduct())
+    exact = oracles.enumerate_posterior(problem)
+    assert_close(posterior.log_evidence, exact.log_evidence)
+    assert_close(posterior.state_marginals, exact.state_marginals)
+    assert_close(posterior.state_action_marginals, exact.state_action_marginals)
+    assert_close(log_total(graph_of(problem).unroll()), exact.log_evidence)
 
 
 def test_state_evidence_with_a_discount_means_alive() -> None:
@@ -148,7 +164,7 @@ def test_unrolled_assignments_sum_to_the_evidence(options: dict) -> None:
 @evidence
 def test_unrolled_density_of_each_assignment(known: dict) -> None:
     """Log p(tau, O) path by path, evidence included; all other assignments have density zero."""
-    problem = oracles.random_problem(81, **{"density": 0.6}).replace(**known)
+    problem = oracles.random_problem(81, density=0.6).replace(initial=np.array([0.2, 0.3, 0.5]), **known)
     unrolled = graph_of(problem).unroll()
     weights = {(x.states, x.actions): x.log_weight(problem.temperature) for x in oracles.paths(problem)}
     for states in itertools.product(range(3), repeat=4):

@@ -116,6 +116,8 @@ def start_of(problem: oracles.Problem, name: str) -> np.ndarray:
 @pytest.mark.parametrize("discount", [1.0, 0.7])
 @pytest.mark.parametrize("quantity", ["log_evidence", "policy"])
 def test_gradient_of_every_factor(name: str, reading: str, discount: float, quantity: str) -> None:
+    if quantity == "policy" and name.startswith("initial"):
+        pytest.skip("no policy depends on the start")
     problem = oracles.random_problem(33, terminal_reward=True, discount=discount)
     edit, argument = PARAMETERS[name]
     start = start_of(problem, name)
@@ -127,7 +129,7 @@ def test_gradient_of_every_factor(name: str, reading: str, discount: float, quan
     x = torch.tensor(start, requires_grad=True)
     posterior = infer(graph_of(problem, **argument(x)), reading)
     answer = posterior.log_evidence if quantity == "log_evidence" else posterior.policy(1, t=0).logits[0]
-    (gradient,) = torch.autograd.grad(answer, x, materialize_grads=True)
+    (gradient,) = torch.autograd.grad(answer, x)
     assert_close(gradient, central_difference(by_oracle, start), 1e-7)
 
 
@@ -151,10 +153,13 @@ def test_gradient_with_terminals_and_forbidden_entries_is_finite(reading: str) -
 
 @parameters
 @pytest.mark.parametrize("num_terminal", [0, 1])
-def test_gradient_through_the_fixed_point(name: str, num_terminal: int) -> None:
+@pytest.mark.parametrize("reward", ["sa", "sas"])
+def test_gradient_through_the_fixed_point(name: str, num_terminal: int, reward: str) -> None:
     """Infinite horizon: implicit differentiation against differences of an independent Newton solution."""
+    if name == "terminal_reward" and not num_terminal:
+        pytest.skip("without an end there is nothing to pay at it")
     problem = oracles.random_problem(
-        35, num_states=4, horizon=None, discount=0.9, num_terminal=num_terminal, terminal_reward=True
+        35, num_states=4, horizon=None, discount=0.9, num_terminal=num_terminal, terminal_reward=True, reward=reward
     )
     edit, argument = PARAMETERS[name]
     start = start_of(problem, name)

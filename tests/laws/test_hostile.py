@@ -16,6 +16,7 @@ import torch
 import cai
 from tests import oracles
 from tests.laws.build import assert_close, graph_of, numpy_of, tables_of
+from tests.laws.gym_tables import problem_of_env
 
 METHODS = {"fixed": cai.SoftValueIteration, "posterior": cai.SumProduct}
 readings = pytest.mark.parametrize("reading", METHODS)
@@ -51,8 +52,10 @@ def infer_with_gradients(problem: oracles.Problem, reading: str) -> tuple[cai.Po
 def assert_right(posterior: cai.Posterior, expected: oracles.Messages, tolerance: float = 1e-10) -> None:
     assert_close(posterior.log_evidence, expected.log_evidence, tolerance)
     tables = tables_of(posterior)
-    assert_close(tables.v, expected.v, tolerance)
-    assert_close(tables.q, expected.q, tolerance)
+    # V = alpha log(...): a rounding of mu or p by one unit moves V by alpha eps a step, whatever the method.
+    rounding = 4 * np.finfo(float).eps * float(posterior.graph.temperature) * posterior.graph.horizon
+    assert_close(tables.v, expected.v, max(tolerance, rounding))
+    assert_close(tables.q, expected.q, max(tolerance, rounding))
 
 
 HOSTILE = {
@@ -100,16 +103,20 @@ def test_hostile_numbers_of_the_most_probable_trajectory(options: dict) -> None:
     posterior = cai.infer(graph_of(problem), cai.MaxProduct())
     exact = oracles.enumerate_posterior(problem)
     assert_close(posterior.log_evidence, exact.log_most_probable)
-    length = len(exact.most_probable.actions)
-    assert posterior.most_probable_trajectory.actions[0, :length].tolist() == list(exact.most_probable.actions)
+    best = posterior.most_probable_trajectory
+    length = int(best.lengths[0])
+    weight = oracles.log_weight_of(problem, best.states[0, : length + 1].tolist(), best.actions[0, :length].tolist())
+    assert_close(weight, exact.log_most_probable, 1e-12)
 
 
 def test_tiny_probabilities_keep_their_logarithms() -> None:
     """Log pi = -900 is not log eps: the policy's logits are exact where its probabilities underflow."""
     problem = oracles.random_problem(124, reward="sa").replace(reward=np.array([[0.0, -900.0]] * 3), temperature=1.0)
-    for method in (cai.SumProduct(), cai.SoftValueIteration()):
-        policy = cai.infer(graph_of(problem), method).policy(torch.arange(3), t=1)
-        log_odds = -900 + np.log(problem.prior[:, 1] / problem.prior[:, 0])
+    for reading, method in METHODS.items():
+        policy = cai.infer(graph_of(problem), method()).policy(torch.arange(3), t=1)
+        q = many_digits(problem, reading).q[1]
+        log_odds = q[:, 1] - q[:, 0] + np.log(problem.prior[:, 1] / problem.prior[:, 0])
+        assert (log_odds < -890).all()
         assert_close(policy.log_prob(torch.tensor(1)) - policy.log_prob(torch.tensor(0)), log_odds)
 
 
@@ -146,31 +153,33 @@ def test_the_only_way_costs_799_nats() -> None:
     posterior = cai.infer(graph_of(problem, reward=cai.factors.TabularReward(values)), cai.SumProduct())
     assert_close(posterior.log_evidence, -799 + np.log(0.5))
     (gradient,) = torch.autograd.grad(posterior.log_evidence, values)
-    assert_close(gradient, [[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]], 1e-14)
+    assert_close(gradient, [[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]], 1e-12)
+
+
+LONG = [
+    {"num_terminal": 1, "density": 0.5},
+    pytest.param({}, marks=pytest.mark.slow),
+    pytest.param({"discount": 0.999}, marks=pytest.mark.slow),
+    pytest.param({"scale": 900.0, "temperature": 1.0}, marks=pytest.mark.slow),
+]
 
 
 @readings
-@pytest.mark.parametrize("options", [{}, {"num_terminal": 1, "density": 0.5}, {"discount": 0.999}])
+@pytest.mark.parametrize("options", LONG)
 def test_ten_thousand_steps(reading: str, options: dict) -> None:
-    problem = oracles.random_problem(125, num_states=4, horizon=10_000, reward="sa", prior="restricted", **options)
+    problem = oracles.random_problem(
+        125, **({"num_states": 4, "horizon": 10_000, "reward": "sa", "prior": "restricted"} | options)
+    )
     expected = oracles.backward_long(problem, reading)
     posterior, gradients = infer_with_gradients(problem, reading)
     assert_right(posterior, expected)
-    assert_close(tables_of(posterior).policy[:: 10_000 // 7], expected.policy[:: 10_000 // 7])
+    assert_close(tables_of(posterior).policy, expected.policy, 1e-8)
     totals = numpy_of(posterior.state_marginals).sum(-1)
     if reading == "fixed" or problem.discount == 1:
-        assert_close(totals, 1.0)
+        assert_close(totals, 1.0, 1e-9)
     else:
         assert (np.diff(totals) <= 1e-12).all()
     assert_close(problem.temperature * gradients["reward"].sum(), numpy_of(posterior.occupancy).sum(), 1e-9)
-
-
-@readings
-def test_ten_thousand_steps_of_900_nats(reading: str) -> None:
-    problem = oracles.random_problem(126, num_states=3, horizon=10_000, reward="sa", scale=900.0, temperature=1.0)
-    expected = oracles.backward_long(problem, reading)
-    posterior, _ = infer_with_gradients(problem, reading)
-    assert_right(posterior, expected)
 
 
 # -- single precision -------------------------------------------------------------------------------------------------
@@ -200,7 +209,7 @@ def single(problem: oracles.Problem) -> cai.TrajectoryGraph:
         {"scale": 900.0, "temperature": 1.0, "density": 0.4, "prior": "restricted"},
         {"temperature": 1e-3, "num_terminal": 1, "terminal_reward": True},
         {"temperature": 1e3},
-        {"discount": 0.9, "horizon": 50},
+        {"horizon": 50},
     ],
     ids=["plain", "900 nats", "cold", "hot", "longer"],
 )
@@ -210,10 +219,14 @@ def test_single_precision(reading: str, options: dict) -> None:
     posterior = cai.infer(single(problem), METHODS[reading]())
     assert posterior.log_evidence.dtype == torch.float32
     assert posterior.state_marginals.dtype == torch.float32
-    scale = max(1, np.abs(expected.v).max())
-    assert np.abs(tables_of(posterior).v - expected.v).max() <= 2e-6 * scale * max(1, np.sqrt(problem.horizon))
+    eps, scale = np.finfo(np.float32).eps, max(1, np.abs(expected.v).max())
+    assert np.abs(tables_of(posterior).v - expected.v).max() <= 4 * eps * problem.horizon * max(
+        scale, problem.temperature
+    )
     assert_close(posterior.log_evidence, expected.log_evidence, 2e-5)
-    assert_close(numpy_of(posterior.state_marginals).sum(-1)[0], 1.0, 1e-5)
+    assert_close(
+        numpy_of(posterior.state_marginals).sum(-1), 1.0, 4 * eps * problem.horizon * scale / problem.temperature
+    )
     assert torch.isfinite(posterior.state_action_marginals).all()
 
 
@@ -221,7 +234,8 @@ def test_single_precision(reading: str, options: dict) -> None:
 def test_single_precision_without_horizon(method: cai.AbstractMethod) -> None:
     """Rounding keeps float32 from 1e-10; the answer is as good as its precision, and certified honestly."""
     problem = oracles.random_problem(128, num_states=6, horizon=None, discount=0.9)
-    _, v, _ = oracles.solve_fixed(problem)
+    rounded = {k: getattr(problem, k).astype(np.float32).astype(float) for k in ("dynamics", "reward", "prior")}
+    _, v, _ = oracles.solve_fixed(problem.replace(**rounded))
     posterior = cai.infer(single(problem), method)
     assert_close(tables_of(posterior).v, v, 1e-5)
     assert np.abs(tables_of(posterior).v - v).max() <= posterior.stats.certified_error
@@ -254,7 +268,9 @@ def test_hostile_numbers_without_horizon(method: cai.AbstractMethod, options: di
     assert_close(tables_of(posterior).v, v, 1e-9)
     (gradient,) = torch.autograd.grad(problem.temperature * posterior.log_evidence, values)
     assert torch.isfinite(gradient).all()
-    assert_close(gradient, oracles.discounted_occupancy(problem, policy), 1e-4 if problem.temperature < 1e-3 else 1e-6)
+    # An error of one unit in V is eps |V| / alpha in log pi, and the occupancy answers to that within 1 / (1 - discount).
+    rounding = 4 * np.finfo(float).eps * np.abs(v).max() / problem.temperature / (1 - problem.discount)
+    assert_close(gradient, oracles.discounted_occupancy(problem, policy), max(1e-6, rounding))
 
 
 @pytest.mark.parametrize("scale", [300.0, 900.0])
@@ -281,8 +297,6 @@ def test_first_exit_posterior_of_goals_that_overflow(scale: float) -> None:
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e6])
 def test_frozen_lake_at_extreme_temperatures(temperature: float) -> None:
-    from tests.laws.gym_tables import problem_of_env
-
     problem = problem_of_env("FrozenLake-v1", temperature=temperature, horizon=None)
     with mpmath.workdps(50):
         v = oracles.solve_posterior_mp(problem, mpmath.mp)
@@ -317,7 +331,6 @@ def test_bad_settings_are_refused_at_construction(options: dict) -> None:
         graph_of(oracles.random_problem(133).replace(**options))
 
 
-@pytest.mark.parametrize("method", [cai.SumProduct(), cai.MaxProduct()])
-def test_posterior_at_temperature_zero_is_refused(method: cai.AbstractMethod) -> None:
+def test_posterior_at_temperature_zero_is_refused() -> None:
     with pytest.raises(cai.IncompatibleMethod):
-        cai.infer(graph_of(oracles.random_problem(134).replace(temperature=0.0)), method)
+        cai.infer(graph_of(oracles.random_problem(134).replace(temperature=0.0)), cai.SumProduct())

@@ -20,7 +20,7 @@ from tests.laws.cases import cases
 @cases
 def test_deterministic_dynamics_make_both_readings_one(options: dict) -> None:
     problem = oracles.random_problem(61, **(options | {"deterministic": True, "density": 0.0}))
-    if 0 < problem.discount < 1:
+    if problem.discount < 1:
         pytest.skip("a discount is a chance of dying, so nothing is deterministic")
     graph = graph_of(problem)
     exact, soft = cai.infer(graph, cai.SumProduct()), cai.infer(graph, cai.SoftValueIteration())
@@ -39,8 +39,10 @@ def test_temperature_zero_is_hard_value_iteration(options: dict) -> None:
     tables = tables_of(posterior)
     assert_close(tables.q, hard.q)
     assert_close(tables.v, hard.v)
-    assert_close(tables.policy, hard.policy)
-    states, pairs = oracles.rollout_marginals(problem, hard.policy)
+    alive = ~problem.is_terminal
+    best = hard.q >= hard.v[:-1, :, None] - 1e-9
+    assert_close((tables.policy * best).sum(-1)[:, alive], 1.0, 1e-12)
+    states, pairs = oracles.rollout_marginals(problem, tables.policy)
     assert_close(posterior.state_marginals, states)
     assert_close(posterior.state_action_marginals, pairs)
     assert_close(posterior.expected_return, hard.log_evidence)
@@ -167,3 +169,46 @@ def test_risky_branch_by_hand(seed: int) -> None:
     if seed == 0:
         assert float(soft.policy(0).probs[1]) == pytest.approx(0.5, abs=1e-12)
         assert float(exact.policy(0).probs[1]) == pytest.approx(0.790, abs=5e-4)
+
+
+def test_a_policy_in_any_form_is_the_same_policy() -> None:
+    problem = oracles.random_problem(69, discount=0.9, num_terminal=1)
+    graph, probs = graph_of(problem), oracles.random_policy(problem, 70)[0]
+    table = torch.as_tensor(probs)
+    forms = (
+        policy_of(probs),
+        probs,
+        table,
+        lambda state, t: torch.distributions.Categorical(probs=table[state]),
+        policy_of(np.broadcast_to(probs, (3, *probs.shape)).copy()),
+    )
+    judged = [cai.infer(graph, cai.PolicyEvaluation(form)) for form in forms]
+    for other in judged[1:]:
+        assert_close(other.log_evidence, judged[0].log_evidence, 1e-13)
+    again = cai.infer(graph, cai.PolicyEvaluation(judged[0]))
+    assert_close(again.log_evidence, judged[0].log_evidence, 1e-13)
+    uniform = cai.infer(graph, cai.PolicyEvaluation(cai.UniformPolicy()))
+    half = np.full((3, 3, 2), 0.5)
+    assert_close(uniform.log_evidence, oracles.evaluate(problem, half).log_evidence)
+
+
+@pytest.mark.parametrize(
+    "probs", [np.full((3, 2), 0.4), np.full((2, 2), 0.5), np.full((2, 3, 2), 0.5), np.array([[1.5, -0.5]] * 3)]
+)
+def test_bad_policies_are_refused(probs: np.ndarray) -> None:
+    with pytest.raises(ValueError):
+        cai.infer(graph_of(oracles.random_problem(60)), cai.PolicyEvaluation(probs))
+
+
+def test_a_policy_outside_the_prior_is_refused() -> None:
+    problem = oracles.random_problem(60).replace(prior=np.array([[1.0, 0.0]] * 3))
+    with pytest.raises(ValueError):
+        cai.infer(graph_of(problem), cai.PolicyEvaluation(np.full((3, 2), 0.5)))
+
+
+def test_the_luckiest_trajectory() -> None:
+    """MaxProduct at temperature 0: the greatest sum of rewards on any possible path, probabilities aside."""
+    problem = oracles.random_problem(71, density=0.5, num_states=4)
+    best = cai.infer(graph_of(problem.replace(temperature=0.0)), cai.MaxProduct()).most_probable_trajectory
+    greatest = max(sum(path.rewards) for path in oracles.paths(problem))
+    assert_close(best.returns()[0], greatest)
