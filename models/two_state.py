@@ -1,9 +1,8 @@
 r"""Two states, two actions, everything by hand.
 
 A coin that one can try to turn: action a aims at state a and hits it with probability `accuracy` = q, else the other;
-where the coin lay does not matter. A step in state s pays `rewards[s]`. With x_s = exp(rewards[s] / alpha), D =
-rewards[1] - rewards[0] and n = T
-- t steps to go, V_t(s) = rewards[s] + (n - 1) g for n >= 1, where
+where the coin lay does not matter. A step in state s pays `rewards[s]`. With x_s = exp(rewards[s] / alpha) and
+D = rewards[1] - rewards[0], the value with n = T - t >= 1 steps to go is V_t(s) = rewards[s] + (n - 1) g, where
 
     fixed dynamics (`SoftValueIteration`):   g = rewards[0] + alpha log((exp(q D / alpha) + exp((1 - q) D / alpha)) / 2)
                                              pi_t(1) = sigmoid((2 q - 1) D / alpha)      for t < T - 1
@@ -21,7 +20,7 @@ Without a horizon, discounted by gamma, V(s) = rewards[s] + C with
                           / (1 - gamma)
     posterior:        C = alpha log((1 - gamma) / (1 - gamma (x_0 + x_1) / 2)), only if gamma (x_0 + x_1) / 2 < 1.
 
-Undiscounted, g is the gain per step of either reading.
+Undiscounted, g is what every further step is worth in either reading.
 
 Source: the recursions are Levine (2018), section 2 (posterior) and 3 (fixed dynamics), solved by hand.
 """

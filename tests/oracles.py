@@ -694,19 +694,31 @@ def backward_long(problem: Problem, reading: Reading) -> Messages:
 def solve_posterior_mp(problem: Problem, ctx: Any) -> Array:
     """V of the infinite-horizon posterior in arithmetic without overflow or underflow (`mpmath.mp`)."""
     alpha, gamma = ctx.mpf(problem.temperature), ctx.mpf(problem.discount)
-    z = {s: ctx.exp(ctx.mpf(float(problem.end_reward[s])) / alpha) for s in np.flatnonzero(problem.is_terminal)}
-    alive = np.flatnonzero(~problem.is_terminal)
-    place = {s: i for i, s in enumerate(alive)}
-    matrix, rhs = ctx.eye(len(alive)), ctx.matrix(len(alive), 1)
-    for s in alive:
+    num_states, zero, one = problem.num_states, ctx.mpf(0), ctx.mpf(1)
+    system = [[one if i == j else zero for j in range(num_states)] + [zero] for i in range(num_states)]
+    for s in range(num_states):
+        if problem.is_terminal[s]:
+            system[s][-1] = ctx.exp(ctx.mpf(float(problem.end_reward[s])) / alpha)
+            continue
         for a, j in zip(*np.nonzero(problem.p()[s] * problem.mu()[s][:, None]), strict=True):
             mass = ctx.mpf(float(problem.mu()[s, a])) * ctx.mpf(float(problem.p()[s, a, j]))
             weight = mass * ctx.exp(ctx.mpf(float(problem.r()[s, a, j])) / alpha)
-            rhs[place[s]] += (1 - gamma) * weight
-            if j in z:
-                rhs[place[s]] += gamma * weight * z[j]
-            else:
-                matrix[place[s], place[j]] -= gamma * weight
-    solution = ctx.lu_solve(matrix, rhs)
-    z |= {s: solution[i] for s, i in place.items()}
-    return np.array([float(alpha * ctx.log(z[s])) for s in range(problem.num_states)])
+            system[s][j] -= gamma * weight
+            system[s][-1] += (1 - gamma) * weight
+    return np.array([float(alpha * ctx.log(z)) for z in eliminate(system)])
+
+
+def eliminate(system: list[list[Any]]) -> list[Any]:
+    """Gauss's solution of an augmented system `[n][n + 1]`, in whatever arithmetic its entries have."""
+    size = len(system)
+    for k in range(size):
+        pivot = max(range(k, size), key=lambda i: abs(system[i][k]))
+        system[k], system[pivot] = system[pivot], system[k]
+        for i in range(k + 1, size):
+            factor = system[i][k] / system[k][k]
+            system[i] = [x - factor * y for x, y in zip(system[i], system[k], strict=True)]
+    solution = [system[0][-1]] * size
+    for k in reversed(range(size)):
+        known = sum(system[k][j] * solution[j] for j in range(k + 1, size))
+        solution[k] = (system[k][-1] - known) / system[k][k]
+    return solution

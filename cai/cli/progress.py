@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,10 +22,12 @@ class Work:
     Attributes:
         phase: What is being done now.
         detail: How far it is.
+        started: When the work began, on the monotonic clock.
     """
 
     phase: str = "starting"
     detail: str = ""
+    started: float = field(default_factory=time.monotonic)
     _listeners: list[Progress] = field(default_factory=list)
 
     def enter(self, phase: str) -> None:
@@ -48,7 +51,8 @@ class Work:
 
     def show_on(self, display: Progress) -> None:
         """Shows the work on a display, from now on."""
-        display.add_task(self.phase, detail=self.detail, total=None)
+        task = display.add_task(self.phase, detail=self.detail, total=None)
+        display.tasks[display.task_ids.index(task)].start_time = self.started
         self._listeners.append(display)
 
     def _tell(self) -> None:
@@ -75,7 +79,7 @@ def watched(console: Console, delay: float = DELAY_SECONDS) -> Iterator[Work]:
         TextColumn("{task.fields[detail]}"),
         TimeElapsedColumn(),
     )
-    display = Progress(*columns, console=console, transient=True)
+    display = Progress(*columns, console=console, transient=True, get_time=time.monotonic)
     starting = threading.Lock()
 
     def show() -> None:

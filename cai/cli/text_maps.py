@@ -57,7 +57,7 @@ def number_map(title: str, grid: GridSpace, terminal: NDArray[np.bool_], values:
     """
     labels = shown_labels(grid, terminal)
     for decimals in _decimals(values):
-        cells = [_number_cell(value, label, decimals) for value, label in zip(values, labels, strict=True)]
+        cells = [_number_cell(value, decimals, ends=ends) for value, ends in zip(values, terminal, strict=True)]
         lines = _laid_out(grid, cells, labels, " ")
         if len(lines[0]) <= width:
             return TextMap(title, lines)
@@ -127,11 +127,11 @@ def _decimals(values: NDArray) -> list[int]:
     return list(range(most, max(most - 2, -1), -1))
 
 
-def _number_cell(value: float, label: str, decimals: int) -> str:
+def _number_cell(value: float, decimals: int, *, ends: bool) -> str:
+    if ends and value == 0.0:
+        return ""
     text = f"{value:.{decimals}f}"
-    if float(text) == 0.0:
-        return "" if label and value == 0.0 else "0"
-    return text
+    return "0" if float(text) == 0.0 else text
 
 
 def _digit(value: float, low: float, high: float) -> str:

@@ -24,7 +24,7 @@ def tabulate(graph: TrajectoryGraph) -> Tables:
         graph: A graph whose dynamics is tabulated.
 
     Returns:
-        The tables; nothing sparse is made dense.
+        The tables, in the wider dtype of dynamics and reward; nothing sparse is made dense.
 
     Raises:
         ValueError: A factor that cannot be tabulated, or evidence of probability zero.
@@ -37,8 +37,8 @@ def tabulate(graph: TrajectoryGraph) -> Tables:
     prior = _prior_table(graph.action_prior, num_states, num_actions)
     initial = initial_table(graph.initial, num_states)
     ends = _terminal_values(graph.terminal_reward, num_states)
-    parts = [transitions[0].values, prior, initial, ends, *(r for pair in rewards for r in pair if r is not None)]
-    dtype = reduce(torch.promote_types, (part.dtype for part in parts))
+    of_rewards = (part.dtype for pair in rewards for part in pair if part is not None)
+    dtype = reduce(torch.promote_types, of_rewards, transitions[0].values.dtype)
     like = torch.zeros((), dtype=dtype, device=transitions[0].values.device)
     prior, initial, ends = prior.to(like), initial.to(like), ends.to(like)
     temperature = graph.temperature.to(like) if isinstance(graph.temperature, Tensor) else graph.temperature

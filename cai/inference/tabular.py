@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NoReturn
 
 import numpy as np
@@ -16,6 +15,7 @@ from cai.errors import Unavailable
 from cai.factors.checks import state_index
 from cai.graph.tabulate import tabulate
 from cai.inference.posterior import Gap, Posterior
+from cai.ops.caching import grad_cached_property
 from cai.ops.divergence import kl_of_steps, kl_of_weights
 from cai.ops.fixed_point import Stationary, stationary_occupancy
 from cai.ops.logspace import safe_log
@@ -120,11 +120,11 @@ class TabularPosterior(Posterior):
 
     # The trajectory distribution that the messages describe.
 
-    @cached_property
+    @grad_cached_property
     def _initial(self) -> Tensor:
         return self.reading.initial(self.tables, self.messages.v[0])
 
-    @cached_property
+    @grad_cached_property
     def _policy(self) -> Tensor:
         return self.messages.log_policy.exp()
 
@@ -136,7 +136,7 @@ class TabularPosterior(Posterior):
     def _forward(self, *, absorbs: bool) -> tuple[Tensor, Tensor]:
         return forward_marginals(self.tables, self._initial, self._policy, lambda t: self._kernel(t, absorbs=absorbs))
 
-    @cached_property
+    @grad_cached_property
     def _visits(self) -> tuple[Tensor, Tensor]:
         """Expected (discounted) visits of pairs, and the mass that ends in each state: [T | -, S, A] and [S]."""
         if self.tables.horizon is None:
@@ -146,7 +146,7 @@ class TabularPosterior(Posterior):
         states, pairs = self._forward(absorbs=True)
         return pairs, states[-1]
 
-    @cached_property
+    @grad_cached_property
     def _marginals(self) -> tuple[Tensor, Tensor]:
         tables = self.tables
         if tables.horizon is not None:

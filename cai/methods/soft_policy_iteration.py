@@ -1,8 +1,7 @@
 """Soft policy iteration: evaluate a policy by one linear solve, improve it softly, repeat; Newton's method on V = B V.
 
 Posterior: that of `SoftValueIteration`. Each step solves (I - gamma P_pi) V = r_pi - alpha KL(pi || mu) for the policy
-of the last V; values rise monotonically and the error is squared at each step, so that a handful does at gamma =
-0.9999.
+of the last V; values rise monotonically and the error is squared at each step: a handful does at gamma = 0.9999.
 
 Cost: a linear solve a step, by factorisation (S^3 / 3 dense, or sparse elimination) or Krylov iteration beyond some
 thousand states. On a finite horizon one backward pass evaluates and improves at once.

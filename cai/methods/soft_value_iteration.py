@@ -1,7 +1,6 @@
 """Maximum-entropy control: the soft-optimal policy of a dynamics that stays what it is.
 
-Posterior: q*(tau) = p(s_0) prod_t pi_t(a_t|s_t) p(s_{t+1}|s_t,a_t), the distribution of this form nearest to p(tau |
-O).
+Posterior: q*(tau) = p(s_0) prod_t pi_t(a_t|s_t) p(s_{t+1}|s_t,a_t), of this form the one nearest to p(tau | O) in KL.
 
     Q_t = E[r] + gamma E V_{t+1},     V_t = alpha log sum_a mu exp(Q_t / alpha),     pi_t = mu exp((Q_t - V_t) / alpha)
 

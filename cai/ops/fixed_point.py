@@ -11,10 +11,10 @@ of steps.
 
 Certificate. With residual k = B V - V and the expected time to the end n = (I - G)^-1 1, N = max n:
 
-    fixed dynamics, gamma < 1:   |V* - V| <= max|k| / (1 - gamma)
-    a given policy:              |V* - V| <= N max|k|
-    otherwise, e = max|k|/alpha: -alpha log(1 - (e^e - 1) N) bounds it, provided (e^e - 1) N < 1, which proves V*
-    exists.
+    fixed dynamics, gamma < 1:         |V* - V| <= max|k| / (1 - gamma)
+    a given policy:                    |V* - V| <= N max|k|
+    otherwise, with d = expm1(max|k| / alpha), if d N < 1, which proves that V* exists:
+                                       |V* - V| <= -alpha log(1 - d N)
 
 The last holds because exp(K / alpha), K = V* - V, is bounded from both sides by 1 +- c n, super- and subsolutions of
 its linear equation. N itself is verified: any n > 0 with (I - G) n >= 1 bounds the time to the end. Rounding of the

@@ -1,8 +1,7 @@
 """Solving (I - G) x = b and (I - G') x = b for the state-to-state kernel G >= 0 of a Markov chain that ends.
 
-Up to some thousand states, or where elimination keeps the factors sparse, by a direct factorisation (LAPACK or
-SuperLU); beyond that by BiCGSTAB, and where that does not converge by the direct factorisation after all. The kernels
-change at every Newton step, so factorisations are not kept from one to the next.
+Dense matrices are factorised by LAPACK. Sparse ones are factorised by SuperLU up to `DIRECT_LIMIT` states, and beyond
+solved by BiCGSTAB, with the factorisation as the way out where that does not converge.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import scipy.sparse.linalg
 import torch
 from torch import Tensor
 
-#: Below this many states a factorisation beats the Krylov iteration on every pattern tried (benchmarks/README.md).
+#: Above it the fill-in of a random pattern makes a factorisation dearer than a Krylov iteration.
 DIRECT_LIMIT = 4_000
 
 

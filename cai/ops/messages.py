@@ -2,8 +2,9 @@
 
 Backward, for t = T - 1, ..., 0, from V_T = terminal value, in a given reading of the dynamics:
 
-    Q_t = reading.q(V_{t+1}),     V_t = reading.v(Q_t),     V_t = V_{t+1} at terminal states, -inf where evidence
-    forbids.
+    Q_t = reading.q(V_{t+1}),     V_t = reading.v(Q_t),
+
+V_t = V_{t+1} at terminal states, and -inf where evidence forbids.
 
 Forward, for the trajectory distribution that the messages describe, with kernel K_t(s'|s,a):
 

@@ -3,11 +3,13 @@
 A reading says how a message passes through the dynamics and through the action, and which trajectory distribution the
 messages then describe. Everything is in reward units; alpha is the temperature, mu the action prior.
 
-    FixedDynamics       Q = E[r] + gamma E V'                   V = alpha log sum mu exp(Q / alpha)   q* = p(s_0) prod
-    pi p PosteriorDynamics   Q = alpha log E exp((r + W') / alpha)   V as above                            p(tau | O)
-                        W = alpha log(gamma exp(V / alpha) + 1 - gamma), which is V where gamma = 1
-    MostProbable        Q = max_s' alpha log p + r + V'         V = max_a alpha log mu + Q            the mode of p(tau
-    | O)
+    FixedDynamics        Q = E[r] + gamma E V'                    V = alpha log sum_a mu exp(Q / alpha)
+                         describes q* = p(s_0) prod pi p
+    PosteriorDynamics    Q = alpha log E exp((r + W') / alpha)    V as above
+                         W = alpha log(gamma exp(V / alpha) + 1 - gamma), which is V where gamma = 1
+                         describes p(tau | O)
+    MostProbable         Q = max_s' alpha log p + r + V'          V = max_a alpha log mu + Q
+                         describes the mode of p(tau | O)
 
 Sources: Levine (2018), sections 2 to 4; Ziebart, Bagnell and Dey (2010); Rawlik, Toussaint and Vijayakumar (2012).
 """
@@ -17,11 +19,11 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from cai.ops.caching import grad_cached_property
 from cai.ops.logspace import NEG_INF, finite, log_expectation, logsumexp, max_over_support, safe_log
 from cai.ops.tables import StepTables, Tables
 from cai.ops.transitions import Transitions
@@ -56,7 +58,7 @@ class Kernel:
     tilt: Tilt | None = None
     survival: Tensor | None = None
 
-    @cached_property
+    @grad_cached_property
     def arrival(self) -> Transitions:
         """The distribution of s', with the tilt multiplied in."""
         if self.tilt is None:

@@ -3,19 +3,18 @@
     p(tau, O) = p(s_0) prod_t mu_t(a_t|s_t) p_t(s_{t+1}|s_t,a_t) exp(r_t(s_t,a_t,s_{t+1}) / alpha)
 
 The reward is split in two: `rewards`, which (s, a) alone determine, and `entry_rewards`, which live on the entries of
-the transition table, since the two readings of the dynamics treat them differently (MATH: expectation against log E
-exp).
+the transition table, since the two readings of the dynamics treat them differently (E r against log E exp r).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from cai.ops.caching import grad_cached_property
 from cai.ops.logspace import safe_log
 from cai.ops.transitions import Transitions
 
@@ -44,7 +43,7 @@ class StepTables:
     temperature: float | Tensor
     may_die: bool = True
 
-    @cached_property
+    @grad_cached_property
     def expected_rewards(self) -> Tensor:
         """r(s, a) = E[r(s, a, s')], `[S, A]`."""
         if self.entry_rewards is None:
@@ -52,12 +51,12 @@ class StepTables:
         transitions = self.transitions
         return self.rewards + transitions.over_next(transitions.values * self.entry_rewards)
 
-    @cached_property
+    @grad_cached_property
     def log_prior(self) -> Tensor:
         """Log mu(a|s), `[S, A]`, `-inf` where an action is not available."""
         return safe_log(self.prior)
 
-    @cached_property
+    @grad_cached_property
     def default_policy(self) -> Tensor:
         """The prior with rows normalised: the policy where nothing is at stake, `[S, A]`."""
         return self.prior / self.prior.sum(-1, keepdim=True)
@@ -99,27 +98,27 @@ class Tables:
         """Number of actions A."""
         return self.steps[0].prior.shape[-1]
 
-    @cached_property
+    @grad_cached_property
     def alive(self) -> Tensor:
         """1.0 at states where an action is taken, 0.0 at terminal states: `[S]`."""
         return (~self.terminal).to(self.initial.dtype)
 
-    @cached_property
+    @grad_cached_property
     def has_exits(self) -> bool:
         """Whether any state is terminal."""
         return bool(self.terminal.any())
 
-    @cached_property
+    @grad_cached_property
     def priors(self) -> Tensor:
         """The action prior of every distinct step, `[1 or T, S, A]`."""
         return self._stacked([step.prior for step in self.steps])
 
-    @cached_property
+    @grad_cached_property
     def default_policies(self) -> Tensor:
         """The normalised prior of every distinct step, `[1 or T, S, A]`."""
         return self._stacked([step.default_policy for step in self.steps])
 
-    @cached_property
+    @grad_cached_property
     def expected_rewards(self) -> Tensor:
         """E[r_t(s, a, s')] of every distinct step, `[1 or T, S, A]`."""
         return self._stacked([step.expected_rewards for step in self.steps])

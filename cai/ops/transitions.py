@@ -161,8 +161,8 @@ class Transitions(ABC):
         return x - top, top
 
     def spans_little(self, below: Tensor) -> bool:
-        """Says whether exp(x - max x) times any probability stays a normal number, so that one shift serves all
-        rows."""
+        """Says whether exp(x - max x) p stays a normal number for any p, so that one shift serves all rows."""
+        below = below.detach()
         least = float(below.amin())
         if math.isinf(least):
             least = float(torch.where(torch.isneginf(below), 0.0, below).amin())
@@ -170,8 +170,7 @@ class Transitions(ABC):
 
     def _log_product(self, below: Tensor) -> Tensor:
         """Computes log sum_s' p exp(x - max x) by one product with the table; `-inf` where nothing possible remains."""
-        least = below.amin()
-        if least > -1.0:  # next to one: see cai.ops.logspace
+        if below.detach().amin() > -1.0:  # next to one: see cai.ops.logspace
             return self._product(below.expm1()).log1p()
         return safe_log(self._product(below.exp()))
 

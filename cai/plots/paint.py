@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from cai.data.spaces import GridSpace
@@ -29,6 +30,7 @@ NOWHERE = "0.7"
 _SMALLEST_TEXT = 3.5
 _SMALLEST_NUMBER = 6.0
 _LABEL_SIZE = 9.5
+_BAR_WIDTH = 13.0
 _SMALLEST_PROBABILITY = 0.01
 _POINTS_PER_INCH = 72.0
 #: Width of a character in heights of it, for the font that matplotlib brings.
@@ -216,9 +218,11 @@ def _arrow_shapes(directions: Array, lengths: Array) -> Array:
 
 def draw_colorbar(axes: Axes | list[Axes], shades: ScalarMappable, label: str) -> Colorbar:
     """Puts one colour bar to the right of the axes; a long label of a short bar is broken into lines."""
-    first = axes[0] if isinstance(axes, list) else axes
-    bar = first.figure.colorbar(shades, ax=axes, aspect=22, fraction=0.08, pad=0.02)
-    height = _POINTS_PER_INCH * bar.ax.get_window_extent().height / first.figure.dpi
+    several = axes if isinstance(axes, list) else [axes]
+    figure = several[0].figure
+    extent = Bbox.union([ax.get_window_extent() for ax in several])
+    height = _POINTS_PER_INCH * extent.height / figure.dpi
+    bar = figure.colorbar(shades, ax=several, aspect=max(20.0, height / _BAR_WIDTH), fraction=0.08, pad=0.02)
     fitting = int(height / (_LABEL_SIZE * _CHARACTER_WIDTH))
     bar.set_label(textwrap.fill(label, max(fitting, 12)), fontsize=_LABEL_SIZE)
     bar.ax.tick_params(labelsize="small")

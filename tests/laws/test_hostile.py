@@ -156,24 +156,31 @@ def test_the_only_way_costs_799_nats() -> None:
     assert_close(gradient, [[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]], 1e-12)
 
 
-LONG = [
-    {"num_terminal": 1, "density": 0.5},
-    pytest.param({}, marks=pytest.mark.slow),
-    pytest.param({"discount": 0.999}, marks=pytest.mark.slow),
-    pytest.param({"scale": 900.0, "temperature": 1.0}, marks=pytest.mark.slow),
-]
+def long_problem(**options: Any) -> oracles.Problem:
+    shape = {"num_states": 4, "horizon": 10_000, "reward": "sa", "prior": "restricted"}
+    return oracles.random_problem(125, **(shape | options))
 
 
 @readings
-@pytest.mark.parametrize("options", LONG)
-def test_ten_thousand_steps(reading: str, options: dict) -> None:
-    problem = oracles.random_problem(
-        125, **({"num_states": 4, "horizon": 10_000, "reward": "sa", "prior": "restricted"} | options)
-    )
+def test_ten_thousand_steps(reading: str) -> None:
+    problem = long_problem()
     expected = oracles.backward_long(problem, reading)
     posterior, gradients = infer_with_gradients(problem, reading)
     assert_right(posterior, expected)
     assert_close(tables_of(posterior).policy, expected.policy, 1e-8)
+    assert_close(problem.temperature * gradients["reward"].sum(), problem.horizon, 1e-9)
+
+
+@pytest.mark.slow
+@readings
+@pytest.mark.parametrize(
+    "options", [{"num_terminal": 1, "density": 0.5}, {"discount": 0.999}, {"scale": 900.0, "temperature": 1.0}]
+)
+def test_marginals_of_ten_thousand_steps(reading: str, options: dict) -> None:
+    problem = long_problem(**options)
+    expected = oracles.backward_long(problem, reading)
+    posterior, gradients = infer_with_gradients(problem, reading)
+    assert_right(posterior, expected)
     totals = numpy_of(posterior.state_marginals).sum(-1)
     if reading == "fixed" or problem.discount == 1:
         assert_close(totals, 1.0, 1e-9)
@@ -268,7 +275,7 @@ def test_hostile_numbers_without_horizon(method: cai.AbstractMethod, options: di
     assert_close(tables_of(posterior).v, v, 1e-9)
     (gradient,) = torch.autograd.grad(problem.temperature * posterior.log_evidence, values)
     assert torch.isfinite(gradient).all()
-    # An error of one unit in V is eps |V| / alpha in log pi, and the occupancy answers to that within 1 / (1 - discount).
+    # One unit of rounding in V is eps |V| / alpha in log pi; the occupancy answers to that within 1 / (1 - discount).
     rounding = 4 * np.finfo(float).eps * np.abs(v).max() / problem.temperature / (1 - problem.discount)
     assert_close(gradient, oracles.discounted_occupancy(problem, policy), max(1e-6, rounding))
 
