@@ -4,6 +4,7 @@
 """
 
 import argparse
+import io
 from pathlib import Path
 
 import torch
@@ -78,6 +79,8 @@ def compare_ice(soft: cai.Posterior, exact: cai.Posterior) -> None:
 
 def draw(soft: cai.Posterior, exact: cai.Posterior, out: Path) -> None:
     """Writes the pictures of tutorial 1."""
+    from PIL import Image
+
     from cai import plots
 
     out.mkdir(parents=True, exist_ok=True)
@@ -88,7 +91,10 @@ def draw(soft: cai.Posterior, exact: cai.Posterior, out: Path) -> None:
         "lake_side_by_side": plots.side_by_side(soft, exact),
     }
     for name, figure in pictures.items():
-        figure.savefig(out / f"{name}.png", dpi=80)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=80)
+        picture = Image.open(buffer).convert("RGB").quantize(64)  # a small file: 64 colours are plenty here
+        picture.save(out / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

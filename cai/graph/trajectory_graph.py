@@ -207,7 +207,7 @@ def _checked_discount(discount: Any) -> float:
 def _checked_temperature(temperature: Any) -> float | Tensor:
     if isinstance(temperature, Tensor) and temperature.dim():
         raise ValueError(f"temperature: expected a number, got a tensor of shape {list(temperature.shape)}")
-    value = float(temperature)
+    value = float(temperature.detach() if isinstance(temperature, Tensor) else temperature)
     if not math.isfinite(value) or value < 0:
         raise ValueError(f"temperature: expected a finite number of at least 0 (in reward units), got {value}")
     return temperature if isinstance(temperature, Tensor) and value > 0 else value

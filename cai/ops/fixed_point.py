@@ -105,6 +105,7 @@ class Stationary:
 
     def backup(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """Applies B: V `[S]` to Q `[S, A]` and B V `[S]`."""
+        v = torch.where(self.tables.terminal, self.tables.terminal_values, v)
         return bellman_step(self.tables, self._backup, 0, v)
 
     def log_policy_of(self, q: Tensor, v: Tensor) -> Tensor:
@@ -212,7 +213,7 @@ class Stationary:
         self, iterate: Iterate, q: Tensor, v: Tensor, residual: float, error: float, tolerance: float
     ) -> Iterate:
         small = error <= tolerance * _scale(v)
-        stalled = iterate.num_steps > 1 and residual <= self._rounding(q)
+        stalled = iterate.residual <= residual <= self._rounding(q)
         return Iterate(v.detach(), iterate.num_steps + 1, residual, error, done=small or stalled)
 
     def _longest_time(self, chain: np.ndarray | scipy.sparse.csr_matrix, resolvent: Resolvent) -> float:
@@ -238,7 +239,8 @@ class Stationary:
             return longest * residual
         if not self._is_soft:
             return math.inf
-        temperature = float(self.tables.temperature)
+        temperature = self.tables.temperature
+        temperature = float(temperature.detach() if isinstance(temperature, Tensor) else temperature)
         grown = math.expm1(min(residual / temperature, 700.0)) * longest
         return math.inf if grown >= 1.0 else residual - temperature * math.log1p(-grown)
 

@@ -1,7 +1,9 @@
 """Solving (I - G) x = b and (I - G') x = b for the state-to-state kernel G >= 0 of a Markov chain that ends.
 
-Dense matrices are factorised by LAPACK. Sparse ones are factorised by SuperLU up to `DIRECT_LIMIT` states, and beyond
-solved by BiCGSTAB, with the factorisation as the way out where that does not converge.
+Dense matrices are factorised by LAPACK. Sparse ones up to `DIRECT_LIMIT` states are factorised by SuperLU. Beyond, some
+steps of BiCGSTAB are tried first: where states mix (random patterns, whose factors would fill in) twenty do; where they do
+not (grids, long corridors) thousands would, and there elimination keeps its factors sparse. `I - G` is an M-matrix, so
+elimination needs no pivoting and takes the ordering that fills in least.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ import scipy.sparse.linalg
 import torch
 from torch import Tensor
 
-#: Above it the fill-in of a random pattern makes a factorisation dearer than a Krylov iteration.
-DIRECT_LIMIT = 4_000
+#: Up to this many states a sparse factorisation is quick on any pattern.
+DIRECT_LIMIT = 1_000
+#: Steps of BiCGSTAB after which a pattern is taken for one that does not mix.
+KRYLOV_STEPS = 100
 
 
 class Resolvent:
@@ -49,12 +53,14 @@ class Resolvent:
         return torch.as_tensor(solution, dtype=b.dtype, device=b.device)
 
     def _solve(self, right: np.ndarray, transposed: bool) -> np.ndarray:
-        if self._size > DIRECT_LIMIT and scipy.sparse.issparse(self._matrix):
-            matrix = self._system.T if transposed else self._system
-            solution, failed = scipy.sparse.linalg.bicgstab(matrix, right, rtol=1e-13, atol=0.0, maxiter=5_000)
-            if not failed:
-                return solution
         if scipy.sparse.issparse(self._matrix):
+            if self._size > DIRECT_LIMIT and "_sparse_factors" not in self.__dict__:
+                matrix = self._system.T if transposed else self._system
+                solution, failed = scipy.sparse.linalg.bicgstab(
+                    matrix, right, rtol=1e-13, atol=0.0, maxiter=KRYLOV_STEPS
+                )
+                if not failed:
+                    return solution
             return self._sparse_factors.solve(right, trans="T" if transposed else "N")
         with np.errstate(all="ignore"):
             return scipy.linalg.lu_solve(self._dense_factors, right, trans=int(transposed), check_finite=False)
@@ -66,7 +72,9 @@ class Resolvent:
 
     @cached_property
     def _sparse_factors(self) -> scipy.sparse.linalg.SuperLU:
-        return scipy.sparse.linalg.splu(self._system)
+        return scipy.sparse.linalg.splu(
+            self._system, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
+        )
 
     @cached_property
     def _dense_factors(self) -> tuple[np.ndarray, np.ndarray]:

@@ -59,6 +59,25 @@ def test_envelope_of_a_shared_reward(reading: str, kind: str) -> None:
     assert_close(gradient, expected.sum(-1) if kind == "s" else expected)
 
 
+@cases
+@readings
+def test_envelope_of_the_terminal_reward(options: dict, reading: str) -> None:
+    """d(alpha log evidence) / d terminal reward = the (discounted) probability of ending in each state."""
+    problem = oracles.random_problem(30, **(options | {"terminal_reward": True}))
+    values = torch.tensor(problem.terminal_reward, requires_grad=True)
+    posterior = infer(graph_of(problem, terminal_reward=cai.factors.TabularReward(values)), reading)
+    (gradient,) = torch.autograd.grad(problem.temperature * posterior.log_evidence, values)
+    if reading == "posterior":
+        expected = oracles.enumerate_posterior(problem).state_marginals[-1]
+    else:
+        expected = np.zeros(problem.num_states)
+        policy = oracles.backward(problem, "fixed").policy
+        for path in oracles.paths(problem):
+            log_q = path.log_dynamics + path.log_policy(policy)
+            expected[path.states[-1]] += np.exp(log_q) * problem.discount ** len(path.actions)
+    assert_close(gradient, expected)
+
+
 def central_difference(f: Callable[[np.ndarray], float], x: np.ndarray, step: float = 1e-5) -> np.ndarray:
     gradient = np.zeros_like(x)
     for i in np.ndindex(x.shape):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -333,3 +334,64 @@ def test_tables_of_each_step_need_a_horizon() -> None:
     problem = oracles.random_problem(119, per_step=("reward",), discount=0.9)
     with pytest.raises(ValueError):
         cai.infer(graph_of(problem, horizon=None), cai.SoftValueIteration())
+
+
+# -- both readings side by side ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_terminal, discount", [(0, 0.9), (1, 0.9), (1, 1.0)])
+def test_gap_without_horizon(num_terminal: int, discount: float) -> None:
+    """Evidence minus bound is KL(fixed || posterior); both directions against a horizon long enough."""
+    problem = infinite_problem(120, num_terminal=num_terminal, discount=discount, terminal_reward=num_terminal > 0)
+    problem = oracles.with_radius(problem, 0.7)
+    graph, long = graph_of(problem), graph_of(problem.replace(horizon=400))
+    gap = cai.infer(graph, cai.SoftValueIteration()).gap(cai.infer(graph, cai.SumProduct()))
+    far = cai.infer(long, cai.SoftValueIteration()).gap(cai.infer(long, cai.SumProduct()))
+    assert_close(gap.kl, gap.evidence_gap, 1e-9)
+    assert float(gap.kl) > 1e-3
+    assert_close(gap.kl, far.kl, 1e-8)
+    assert_close(gap.reverse_kl, far.reverse_kl, 1e-8)
+
+
+@pytest.mark.parametrize("method", [cai.SumProduct(), cai.SoftValueIteration()], ids=["SumProduct", "Soft"])
+def test_first_exit_ends_where_long_horizons_end(method: cai.AbstractMethod) -> None:
+    """Undiscounted, all mass is absorbed: the marginal is where, the expected return is what was earned on the way."""
+    problem = infinite_problem(121, discount=1.0, num_terminal=2, terminal_reward=True)
+    problem = oracles.with_radius(problem, 0.5)
+    forever = cai.infer(graph_of(problem), method)
+    long = cai.infer(graph_of(problem.replace(horizon=400)), method)
+    assert_close(forever.state_marginals, numpy_of(long.state_marginals)[-1], 1e-9)
+    assert_close(forever.occupancy, numpy_of(long.occupancy).sum(0), 1e-9)
+    assert_close(forever.expected_return, long.expected_return, 1e-9)
+    assert_close(forever.entropy, long.entropy, 1e-9)
+    assert_close(forever.log_evidence, long.log_evidence, 1e-9)
+
+
+def test_the_posterior_exists_exactly_where_its_radius_is_below_one() -> None:
+    """Random problems on either side of the boundary; where it exists, against the linear system in 50 digits."""
+    rng, answers = np.random.default_rng(122), 0
+    for _ in range(60):
+        num_terminal = int(rng.integers(0, 3))
+        problem = oracles.random_problem(
+            int(rng.integers(1 << 30)),
+            num_states=int(rng.integers(num_terminal + 1, 6)),
+            horizon=None,
+            discount=float(rng.choice([0.5, 0.99] if num_terminal == 0 else [0.5, 0.99, 1.0])),
+            temperature=float(rng.uniform(0.3, 3)),
+            num_terminal=num_terminal,
+            terminal_reward=True,
+            prior=str(rng.choice(["uniform", "flat", "tabular"])),
+        )
+        target = float(rng.choice([0.3, 0.9, 0.999, 1.001, 1.5]))
+        problem = oracles.with_radius(problem, target)
+        if target > 1:
+            with pytest.raises(cai.IncompatibleMethod):
+                cai.infer(graph_of(problem), cai.SumProduct())
+            continue
+        posterior = cai.infer(graph_of(problem), cai.SumProduct())
+        with mpmath.workdps(50):
+            v = oracles.solve_posterior_mp(problem, mpmath.mp)
+        assert_close(tables_of(posterior).v, v, 1e-9)
+        assert v_error(posterior, v) <= posterior.stats.certified_error + 1e-15 * np.abs(v).max()
+        answers += 1
+    assert answers > 20

@@ -52,7 +52,7 @@ def public_objects() -> dict[str, Any]:
     found = {}
     for module_name in PUBLIC_MODULES:
         module = importlib.import_module(module_name)
-        for name in module.__all__:
+        for name in getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")]):
             found[f"{module_name}.{name}"] = getattr(module, name)
     return found
 
