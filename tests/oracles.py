@@ -100,7 +100,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Path:
-    """One trajectory: where it went, what it earned, and the logarithms of its factors."""
+    """One trajectory: where it went, what it earned, and the logarithms of its factors.
+
+    A trajectory that died has as many states as actions, and `arrival` is where its last action led before the death.
+    """
 
     states: tuple[int, ...]
     actions: tuple[int, ...]
@@ -110,6 +113,7 @@ class Path:
     log_prior: float
     died: bool
     start: int = 0
+    arrival: int | None = None
 
     def state_at(self, t: int) -> int | None:
         """State at time t: absorbed states stay, a dead trajectory has none after its last action."""
@@ -144,7 +148,7 @@ def suffixes(problem: Problem, t: int, s: int, *, deaths: bool = False) -> Itera
             continue
         log_p, log_mu, reward = math.log(p[s, a, s_next]), math.log(mu[s, a]), float(r[s, a, s_next])
         if survive < 1:
-            yield Path((s,), (a,), (reward,), 0.0, log_p + math.log1p(-survive), log_mu, True, t)
+            yield Path((s,), (a,), (reward,), 0.0, log_p + math.log1p(-survive), log_mu, True, t, s_next)
         if survive == 0:
             continue
         for rest in suffixes(problem, t + 1, s_next, deaths=deaths):
@@ -157,6 +161,7 @@ def suffixes(problem: Problem, t: int, s: int, *, deaths: bool = False) -> Itera
                 log_mu + rest.log_prior,
                 rest.died,
                 t,
+                rest.arrival,
             )
 
 

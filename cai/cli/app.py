@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from cai.cli.problem import ENVIRONMENT_TEMPERATURE, Changes, Prior, build_graph
 
 if TYPE_CHECKING:
     from cai.cli.answer import Answer
+    from cai.cli.progress import Work
     from cai.graph import TrajectoryGraph
 
 #: What the parser raises for a wrong command line. Older versions of typer take the class from click, newer ones have
@@ -30,6 +32,31 @@ class Method(StrEnum):
     SOFT_POLICY_ITERATION = "soft-policy-iteration"
     SUM_PRODUCT = "sum-product"
     MAX_PRODUCT = "max-product"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the command line asks.
+
+    Attributes:
+        problem: The environment, model or model file.
+        options: Its options, as `key=value`.
+        changes: What is to be different from the problem's own.
+        method: The method.
+        seed: The seed, for methods that sample.
+    """
+
+    problem: str
+    options: tuple[str, ...]
+    changes: Changes
+    method: Method
+    seed: int | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Writes down what an answer does not tell of its question."""
+        prior = None if self.changes.prior is None else self.changes.prior.value
+        asked = {"problem": self.problem, "options": list(self.options), "method": self.method.value}
+        return asked | {"prior": prior, "seed": self.seed}
 
 
 class _OneLineErrors(TyperGroup):
@@ -156,34 +183,30 @@ def solve(
     with speaking_errors():
         changes = Changes(horizon, infinite, temperature, discount, prior)
         changes.check()
-        options = parse_options(option or ())
-        asked: dict[str, Any] = {"problem": problem, "options": {key: repr(value) for key, value in options.items()}}
-        asked |= {"method": method.value, "prior": prior.value if prior else None, "seed": seed}
-        _solve(problem, options, changes, method, seed, out, asked)
+        _solve(Question(problem, tuple(option or ()), changes, method, seed), out)
 
 
-def _solve(
-    problem: str, options: dict[str, Any], changes: Changes, method: Method, seed: int | None, out: Path | None,
-    asked: dict[str, Any],
-) -> None:  # fmt: skip
+def _solve(question: Question, out: Path | None) -> None:
     from rich.console import Console
 
     from cai.cli.output import output_directory, write_all
     from cai.cli.progress import watched
     from cai.cli.report import print_report
 
+    options = parse_options(question.options)
     with output_directory(out):
         with watched(Console(stderr=True)) as work:
-            work.enter(f"building {problem}")
-            answer = _infer(build_graph(problem, options, changes), method, seed, work)
-        print_report(Console(), problem, answer)
+            work.enter(f"building {question.problem}")
+            graph = build_graph(question.problem, options, question.changes)
+            answer = _infer(graph, question, work)
+        print_report(Console(), question.problem, answer)
         if out is not None:
             with watched(Console(stderr=True)) as work:
-                files = write_all(out, asked, answer, work)
+                files = write_all(out, question.as_json(), answer, work)
             print(f"\nwrote {', '.join(files)} to {out}")
 
 
-def _infer(graph: TrajectoryGraph, method: Method, seed: int | None, work: Any) -> Answer:
+def _infer(graph: TrajectoryGraph, question: Question, work: Work) -> Answer:
     import cai
     from cai.cli.answer import read_answer
 
@@ -195,7 +218,7 @@ def _infer(graph: TrajectoryGraph, method: Method, seed: int | None, work: Any) 
     }
     check_memory(graph)
     try:
-        posterior = cai.infer(graph, methods[method](), seed=seed, callbacks=[work])
+        posterior = cai.infer(graph, methods[question.method](), seed=question.seed, callbacks=[work])
     except (ValueError, cai.NonFinite) as error:  # IncompatibleMethod is a ValueError
         raise CommandError(one_line(error)) from error
     return read_answer(posterior)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -122,12 +123,12 @@ def _load_model(name: str, options: dict[str, Any]) -> TrajectoryGraph:
 def _from_gym(name: str, options: dict[str, Any]) -> TrajectoryGraph:
     import cai
 
-    env = _make(name, _spec_of(name), options)
-    limit = env.spec.max_episode_steps if env.spec is not None else None
-    try:
-        return cai.from_gym(env, horizon=limit, temperature=ENVIRONMENT_TEMPERATURE)
-    except ValueError as error:
-        raise CommandError(f"{name}: {one_line(error)}") from error
+    with closing(_make(name, _spec_of(name), options)) as env:
+        limit = env.spec.max_episode_steps if env.spec is not None else None
+        try:
+            return cai.from_gym(env, horizon=limit, temperature=ENVIRONMENT_TEMPERATURE)
+        except ValueError as error:
+            raise CommandError(f"{name}: {one_line(error)}") from error
 
 
 def _spec_of(name: str) -> EnvSpec:

@@ -12,11 +12,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from cai.inference import AbstractCallback
+
 DELAY_SECONDS = 2.0
 
 
 @dataclass
-class Work:
+class Work(AbstractCallback):
     """What is being done, for whoever watches; also a callback of `cai.infer`.
 
     Attributes:
@@ -39,10 +41,10 @@ class Work:
         """Is told that an inference starts."""
         self.enter(f"inferring by {type(method).__name__}")
 
-    def on_step(self, record: Any) -> None:
+    def on_step(self, progress: Any) -> None:
         """Is told of a step of an inference."""
-        residual = float(record.residual)
-        self.detail = f"step {record.num_steps}" + ("" if residual != residual else f", residual {residual:.2g}")
+        residual = float(progress.residual)
+        self.detail = f"step {progress.num_steps}" + ("" if residual != residual else f", residual {residual:.2g}")
         self._tell()
 
     def on_end(self, posterior: Any) -> None:

@@ -29,7 +29,7 @@ def print_report(console: Console, title: str, answer: Answer) -> None:
     if answer.grid is None:
         console.print(state_table(answer))
     else:
-        console.print(grid_maps(answer, console), no_wrap=True, crop=False)
+        console.print(grid_maps(answer, console))
 
 
 def summary_table(title: str, answer: Answer) -> Table:

@@ -64,7 +64,7 @@ def number_map(title: str, grid: GridSpace, terminal: NDArray[np.bool_], values:
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     cells = [_digit(value, low, high) for value in values]
-    note = f"0 to 9: {low:.3g} to {high:.3g}, by tenths of the range"
+    note = f"{title}: digits are tenths of the range {low:.3g} to {high:.3g}"
     return TextMap(title, _laid_out(grid, cells, [""] * len(cells), ""), note)
 
 
@@ -137,7 +137,8 @@ def _number_cell(value: float, decimals: int, *, ends: bool) -> str:
 def _digit(value: float, low: float, high: float) -> str:
     if not np.isfinite(value):
         return "-"
-    return str(min(int(10 * (value - low) / (high - low)), 9)) if high > low else "0"
+    digit = min(int(10 * (value - low) / (high - low)), 9) if high > low else 0
+    return "." if digit == 0 and low == 0.0 else str(digit)
 
 
 def _arrows_of(probabilities: NDArray, grid: GridSpace, alike: str, ascii_only: bool) -> str:

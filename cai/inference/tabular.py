@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -134,7 +136,11 @@ class TabularPosterior(Posterior):
         return kernel if absorbs else Kernel(kernel.arrival)
 
     def _forward(self, *, absorbs: bool) -> tuple[Tensor, Tensor]:
-        return forward_marginals(self.tables, self._initial, self._policy, lambda t: self._kernel(t, absorbs=absorbs))
+        kernel: Callable[[int], Kernel] = partial(self._kernel, absorbs=absorbs)
+        if not self.reading.tilts and len(self.tables.steps) == 1:
+            always = kernel(0)
+            kernel = lambda t: always  # noqa: E731
+        return forward_marginals(self.tables, self._initial, self._policy, kernel)
 
     @grad_cached_property
     def _visits(self) -> tuple[Tensor, Tensor]:

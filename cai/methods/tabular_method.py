@@ -22,7 +22,7 @@ from cai.inference.method import AbstractMethod, Progress
 from cai.inference.stats import Stats
 from cai.inference.tabular import TabularPosterior
 from cai.methods.solvers import Newton, Solver, ValueIteration
-from cai.ops.fixed_point import Iterate, Stationary
+from cai.ops.fixed_point import Iterate, Stationary, largest_finite
 from cai.ops.messages import Backup, Messages, backward_messages, log_policy, optimal_backup
 from cai.ops.readings import Reading
 from cai.ops.tables import Tables
@@ -114,8 +114,7 @@ class AbstractTabularMethod(AbstractMethod):
                 return replace(state, iterate=solver.advance(problem, state.iterate, self.target))
         q, v = backward_messages(problem.tables, self.backup(problem))
         messages = Messages(q, v, self.policy_of(problem, q, v))
-        largest = float(torch.where(torch.isfinite(v), v, 0.0).detach().abs().max())
-        rounding = 16 * torch.finfo(v.dtype).eps * problem.tables.horizon * largest
+        rounding = 16 * torch.finfo(v.dtype).eps * problem.tables.horizon * largest_finite(v)
         iterate = Iterate(v[0].detach(), problem.tables.horizon, 0.0, rounding, done=True)
         return TabularState(problem, iterate, messages)
 

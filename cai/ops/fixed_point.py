@@ -206,8 +206,7 @@ class Stationary:
         return float(change.detach().abs().max())
 
     def _rounding(self, q: Tensor) -> float:
-        finite = q.detach()[torch.isfinite(q)]
-        return 16 * torch.finfo(q.dtype).eps * float(finite.abs().max() if finite.numel() else 0.0)
+        return 16 * torch.finfo(q.dtype).eps * largest_finite(q)
 
     def _finish(
         self, iterate: Iterate, q: Tensor, v: Tensor, residual: float, error: float, tolerance: float
@@ -305,6 +304,13 @@ def stationary_occupancy(problem: Stationary, messages: Messages, initial: Tenso
     return pairs, absorbed
 
 
+def largest_finite(v: Tensor) -> float:
+    """Gives max |v| over the finite entries; zero where there are none."""
+    low, high = (float(bound) for bound in v.detach().aminmax())
+    if not math.isfinite(low - high):
+        return float(torch.where(torch.isfinite(v.detach()), v.detach(), 0.0).abs().max())
+    return max(-low, high)
+
+
 def _scale(v: Tensor) -> float:
-    finite = v.detach()[torch.isfinite(v)]
-    return max(1.0, float(finite.abs().max()) if finite.numel() else 1.0)
+    return max(1.0, largest_finite(v))

@@ -1,8 +1,8 @@
 """Solving (I - G) x = b and (I - G') x = b for the state-to-state kernel G >= 0 of a Markov chain that ends.
 
 Dense matrices are factorised by LAPACK. Sparse ones up to `DIRECT_LIMIT` states are factorised by SuperLU. Beyond, some
-steps of BiCGSTAB are tried first: where states mix (random patterns, whose factors would fill in) twenty do; where they do
-not (grids, long corridors) thousands would, and there elimination keeps its factors sparse. `I - G` is an M-matrix, so
+steps of BiCGSTAB are tried first: where states mix (random patterns, whose factors would fill in) twenty do; where they
+do not (grids, long corridors) thousands would, and there elimination keeps its factors sparse. I - G is an M-matrix, so
 elimination needs no pivoting and takes the ordering that fills in least.
 """
 

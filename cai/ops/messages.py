@@ -110,6 +110,8 @@ def bellman_step(tables: Tables, backup: Backup, t: int, v_next: Tensor) -> tupl
 
 def check_messages(v: Tensor) -> None:
     """Raises `NonFinite` if a message `[T + 1, S]` holds NaN or `+inf`, naming the first place reached."""
+    if v.detach().amax() < torch.inf:  # false for NaN too
+        return
     bad = torch.isnan(v) | torch.isposinf(v)
     if bad.any():
         t, state = bad.nonzero()[-1].tolist()
@@ -129,6 +131,8 @@ def log_policy(tables: Tables, reading: Reading, q: Tensor, v: Tensor) -> Tensor
         As q, in nats. At terminal states, and where the evidence leaves nothing possible, it is the normalised prior.
     """
     policy = reading.log_policy(tables.priors, q, v, tables.temperature)
+    if not tables.has_exits and v.detach().amin() > -torch.inf:
+        return policy
     idle = tables.terminal | torch.isneginf(v)
     return torch.where(idle[..., None], safe_log(tables.default_policies), policy)
 
@@ -148,12 +152,12 @@ def forward_marginals(
         States `[T + 1, S]`, absorbed mass included, and states with actions `[T, S, A]`, zero at terminal states.
     """
     assert tables.horizon is not None
-    mass = initial
-    states, pairs = [mass], []
-    acting = policy * tables.alive[:, None]
+    acting = policy * tables.alive[:, None] if tables.has_exits else policy
+    choices = acting.unbind(0)
+    masses = [initial]
     for t in range(tables.horizon):
-        pairs.append(mass[:, None] * acting[t if len(acting) > 1 else 0])
-        moved = kernel(t).push(pairs[-1])
-        mass = moved + torch.where(tables.terminal, mass, 0.0) if tables.has_exits else moved
-        states.append(mass)
-    return torch.stack(states), torch.stack(pairs)
+        mass = masses[-1]
+        moved = kernel(t).push(mass[:, None] * choices[t if len(choices) > 1 else 0])
+        masses.append(moved + torch.where(tables.terminal, mass, 0.0) if tables.has_exits else moved)
+    states = torch.stack(masses)
+    return states, states[:-1, :, None] * acting

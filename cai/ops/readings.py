@@ -120,6 +120,8 @@ class Reading(ABC):
     def value_of_start(self, tables: Tables, v: Tensor) -> Tensor:
         """Gives alpha times the log evidence (or its bound), 0-dim, in reward units."""
 
+    #: Whether the dynamics of the trajectories differs from the graph's, and with the messages.
+    tilts: bool
     #: Whether the marginals of a discounted problem are those of a world that may end at any step.
     absorbs: bool
     #: Whether the evidence is a lower bound of log p(O).
@@ -131,15 +133,18 @@ class _SoftReading(Reading):
         """Computes V = alpha log sum_a mu(a|s) exp(Q(s,a) / alpha); the maximum where alpha is zero."""
         if _is_zero(step.temperature):
             return max_over_support(q, step.prior)
-        if step.temperature < _HIGH_TEMPERATURE:
-            return step.temperature * logsumexp(q / step.temperature + step.log_prior)
-        return step.temperature * log_expectation(q / step.temperature, step.prior)
+        temperature = step.temperature
+        if temperature >= _HIGH_TEMPERATURE:
+            return temperature * log_expectation(q / temperature, step.prior)
+        if isinstance(temperature, Tensor):
+            return temperature * logsumexp(q / temperature + step.log_prior)
+        return temperature * logsumexp(torch.add(step.log_prior, q, alpha=1.0 / temperature))
 
     def log_policy(self, prior: Tensor, q: Tensor, v: Tensor, temperature: float | Tensor) -> Tensor:
         """Computes log pi = log mu + (Q - V) / alpha; at alpha = 0 the prior restricted to the best actions."""
         v = torch.where(torch.isneginf(v), 0.0, v)[..., None]
         if not _is_zero(temperature):
-            return safe_log(prior) + (q - v) / temperature
+            return (q - v).div_(temperature).add_(safe_log(prior))  # in place: T * S * A numbers at a time
         slack = 16 * torch.finfo(q.dtype).eps * v.abs().clamp(min=1.0)
         best = torch.where(q >= v - slack, prior, 0.0)
         return safe_log(best / best.sum(-1, keepdim=True))
@@ -149,12 +154,15 @@ class _SoftReading(Reading):
 class FixedDynamics(_SoftReading):
     """The dynamics is what it is; only the action answers to the optimality: maximum-entropy control."""
 
+    tilts = False
     absorbs = False
     is_bound = True
 
     def q(self, step: StepTables, v_next: Tensor) -> Tensor:
         """Computes Q = E[r] + gamma E[V']."""
-        return step.expected_rewards + step.discount * step.transitions.expect(v_next)
+        if step.discount == 0.0:
+            return step.expected_rewards
+        return torch.add(step.expected_rewards, step.transitions.expect(v_next), alpha=step.discount)
 
     def kernel(self, step: StepTables, q: Tensor, v_next: Tensor) -> Kernel:
         """Gives p itself, and the discount as the chance to go on."""
@@ -178,6 +186,7 @@ class FixedDynamics(_SoftReading):
 class PosteriorDynamics(_SoftReading):
     """Everything answers to the optimality, the dynamics included: the exact posterior p(tau | O)."""
 
+    tilts = True
     absorbs = True
     is_bound = False
 
@@ -221,6 +230,7 @@ class PosteriorDynamics(_SoftReading):
 class MostProbable(Reading):
     """Only the most probable trajectory counts: max in the place of sum (Viterbi)."""
 
+    tilts = True
     absorbs = True
     is_bound = True
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from cai.ops.logspace import NEG_INF, AlongDim, Reducer, finite, log_expectation, safe_log
 from cai.ops.sampling import sample_index
-from cai.ops.sparse import Pattern, csr_product
+from cai.ops.sparse import Pattern, csr_product, csr_tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,15 +274,19 @@ class SparseTransitions(Transitions):
 
     pattern: Pattern
 
-    @property
-    def num_states(self) -> int:
+    @cached_property
+    def num_states(self) -> int:  # type: ignore[override]
         """Number of states S."""
         return self.pattern.num_columns
 
-    @property
-    def num_actions(self) -> int:
+    @cached_property
+    def num_actions(self) -> int:  # type: ignore[override]
         """Number of actions A."""
         return self.pattern.num_rows // self.pattern.num_columns
+
+    def expect(self, v: Tensor) -> Tensor:
+        """Computes E[v(s') | s, a]; no stored probability is zero, so `-inf` takes care of itself."""
+        return self._product(v) if self._is_plain(v) else super().expect(v)
 
     @property
     def _reducer(self) -> Reducer:
@@ -306,26 +310,33 @@ class SparseTransitions(Transitions):
         return zeros.index_add(-1, self.pattern.columns, entries)
 
     def _product(self, v: Tensor) -> Tensor:
+        if self._is_plain(v):
+            return self._shaped(self._kept_matrix @ v)
         if self.values.dim() == 1:
             return self._shaped(csr_product(self.pattern, self.values, v))
         return self.over_next(self.values * self.at_next(v))
 
     def _shaped(self, rows: Tensor) -> Tensor:
-        return rows.unflatten(-1, (self.num_states, self.num_actions))
+        return rows.view(*rows.shape[:-1], self.num_states, self.num_actions)
+
+    def _is_plain(self, vector: Tensor) -> bool:
+        """Whether nothing learns, so that the matrix may be kept; values that do may change in place."""
+        return vector.dim() == self.values.dim() == 1 and not (vector.requires_grad or self.values.requires_grad)
 
     @cached_property
-    def _kept_transposed_values(self) -> Tensor:
-        return self.values[self.pattern.transposed_order]
+    def _kept_matrix(self) -> Tensor:
+        return csr_tensor(self.pattern, self.values)
 
-    @property
-    def _transposed_values(self) -> Tensor:
-        learned = self.values.requires_grad  # perhaps in place
-        return self.values[self.pattern.transposed_order] if learned else self._kept_transposed_values
+    @cached_property
+    def _kept_transposed_matrix(self) -> Tensor:
+        return csr_tensor(self.pattern.transposed, self.values[self.pattern.transposed_order])
 
     def push(self, mass: Tensor) -> Tensor:
         """Moves mass one step: `[..., S, A] -> [..., S]`."""
+        if self._is_plain(flat := mass.flatten(-2)):
+            return self._kept_transposed_matrix @ flat
         if self.values.dim() == 1:
-            return csr_product(self.pattern.transposed, self._transposed_values, mass.flatten(-2))
+            return csr_product(self.pattern.transposed, self.values[self.pattern.transposed_order], flat)
         return self.over_source(self.values * self.at_source(mass))
 
     def entry(self, entries: Tensor, state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:

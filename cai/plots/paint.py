@@ -30,6 +30,8 @@ NOWHERE = "0.7"
 _SMALLEST_TEXT = 3.5
 _SMALLEST_NUMBER = 6.0
 _LABEL_SIZE = 9.5
+#: So many labels may be larger than their cells.
+_FEW_LABELS = 6
 _BAR_WIDTH = 13.0
 _SMALLEST_PROBABILITY = 0.01
 _POINTS_PER_INCH = 72.0
@@ -139,13 +141,20 @@ def draw_marks(ax: Axes, world: World, grid: GridSpace, image: AxesImage) -> Non
     if frames:
         width = min(1.2, 0.06 * points)
         ax.add_collection(PatchCollection(frames, facecolor="none", edgecolor="0.45", linewidth=width))
+    _draw_labels(ax, grid, image, points)
+
+
+def _draw_labels(ax: Axes, grid: GridSpace, image: AxesImage, points: float) -> None:
+    """Writes labels in proportion to the cells; where that is too small, only if they are few, and readable."""
+    labelled = [(state, column, row) for state, column, row in zip(*centers(grid), strict=True) if grid.labels[state]]
     size = min(8.0, 0.3 * points)
     if size < _SMALLEST_TEXT:
-        return
-    for state, column, row in zip(states, columns, rows, strict=True):
-        if grid.labels[state]:
-            color = _readable(image, state, grid)
-            ax.text(column - 0.42, row - 0.42, grid.labels[state], ha="left", va="top", fontsize=size, color=color)
+        if len(labelled) > _FEW_LABELS:
+            return
+        size = _SMALLEST_NUMBER
+    for state, column, row in labelled:
+        color = _readable(image, state, grid)
+        ax.text(column - 0.42, row - 0.42, grid.labels[state], ha="left", va="top", fontsize=size, color=color)
 
 
 def draw_numbers(ax: Axes, grid: GridSpace, values: Array, image: AxesImage) -> None:

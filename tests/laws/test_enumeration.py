@@ -123,32 +123,54 @@ def test_expected_return_and_entropy_of_the_posterior(options: dict) -> None:
 def test_log_prob_of_every_trajectory(options: dict) -> None:
     """Log q(tau) of each path, one by one, and their probabilities sum to one."""
     problem = oracles.random_problem(17, **options)
-    if problem.discount < 1:
-        pytest.skip("with deaths a trajectory of states and actions alone is not the whole path")
-    exact = cai.infer(graph_of(problem), cai.SumProduct())
-    soft = cai.infer(graph_of(problem), cai.SoftValueIteration())
     found = oracles.paths(problem)
-    batch = trajectories_of(problem, found)
-    log_evidence = oracles.enumerate_posterior(problem).log_evidence
-    assert_close(exact.log_prob(batch), [x.log_weight(problem.temperature) - log_evidence for x in found], 1e-9)
     policy = oracles.backward(problem, "fixed").policy
-    assert_close(soft.log_prob(batch), [x.log_dynamics + x.log_policy(policy) for x in found], 1e-9)
-    assert_close(torch.logsumexp(exact.log_prob(batch), 0), 0.0)
+    soft = cai.infer(graph_of(problem), cai.SoftValueIteration())
+    expected = [x.log_dynamics + x.log_policy(policy) for x in found]
+    assert_close(soft.log_prob(trajectories_of(problem, found)), expected, 1e-9)
+    assert_close(torch.logsumexp(soft.log_prob(trajectories_of(problem, found)), 0), 0.0)
+
+    exact = cai.infer(graph_of(problem), cai.SumProduct())
+    log_evidence = oracles.enumerate_posterior(problem).log_evidence
+    found = oracles.paths(problem, deaths=problem.discount < 1)
+    # Two deaths look alike where they differ in nothing but the terminal state or the horizon that they reach.
+    log_prob = exact.log_prob(trajectories_of(problem, found))
+    for path, value in zip(found, log_prob.tolist(), strict=True):
+        if not (path.died and problem.is_terminal[path.arrival]):
+            assert value == pytest.approx(path.log_weight(problem.temperature) - log_evidence, abs=1e-9)
 
 
 def trajectories_of(problem: oracles.Problem, found: list[oracles.Path]) -> cai.Trajectories:
+    """Enumerated paths as a batch; a death is an episode that terminated where the world has no terminal state."""
     states = np.zeros((len(found), problem.horizon + 1), int)
     actions = np.zeros((len(found), problem.horizon), int)
     for i, path in enumerate(found):
-        states[i, : len(path.states)], actions[i, : len(path.actions)] = path.states, path.actions
-    lengths = np.array([len(path.actions) for path in found])
-    terminated = np.array([bool(problem.is_terminal[path.states[-1]]) for path in found])
+        visited = path.states if path.arrival is None else (*path.states, path.arrival)
+        states[i, : len(visited)], actions[i, : len(path.actions)] = visited, path.actions
     return cai.Trajectories(
         states=torch.as_tensor(states),
         actions=torch.as_tensor(actions),
-        lengths=torch.as_tensor(lengths),
-        terminated=torch.as_tensor(terminated),
+        lengths=torch.as_tensor([len(path.actions) for path in found]),
+        terminated=torch.as_tensor([path.died or bool(problem.is_terminal[path.states[-1]]) for path in found]),
     )
+
+
+@pytest.mark.parametrize("reading", ["fixed", "posterior"])
+@pytest.mark.parametrize("options", [{}, {"num_terminal": 3, "terminal_reward": True, "discount": 0.95}])
+def test_a_middling_problem_equals_slow_loops(reading: oracles.Reading, options: dict) -> None:
+    """Too many trajectories to write down: against the loops over time, states, actions and successors."""
+    problem = oracles.random_problem(10, num_states=25, num_actions=4, horizon=15, density=0.3, **options)
+    expected = oracles.backward(problem, reading)
+    posterior = cai.infer(graph_of(problem), cai.SumProduct() if reading == "posterior" else cai.SoftValueIteration())
+    assert_close(posterior.log_evidence, expected.log_evidence)
+    assert_close(tables_of(posterior).q, expected.q)
+    assert_close(tables_of(posterior).policy, expected.policy)
+    if reading == "fixed":
+        states, pairs = oracles.rollout_marginals(problem, expected.policy)
+    else:
+        states, pairs = oracles.posterior_marginals(problem, expected)
+    assert_close(posterior.state_marginals, states)
+    assert_close(posterior.state_action_marginals, pairs)
 
 
 @cases

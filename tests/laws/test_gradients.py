@@ -243,3 +243,39 @@ def test_gradients_match_when_rewards_are_hundreds_of_temperatures_apart(reading
     posterior = infer(graph_of(problem, reward=cai.factors.TabularReward.per_step(values)), reading)
     (gradient,) = torch.autograd.grad(posterior.log_evidence, values)
     assert_close(gradient, pair_weights(problem, reading), 1e-9)
+
+
+def weighted_sum(x: torch.Tensor) -> torch.Tensor:
+    return (x.flatten() * torch.linspace(0, 1, x.numel(), dtype=x.dtype)).sum()
+
+
+QUANTITIES: dict[str, Callable[[cai.Posterior], torch.Tensor]] = {
+    "state_marginals": lambda x: weighted_sum(x.state_marginals),
+    "state_action_marginals": lambda x: weighted_sum(x.state_action_marginals),
+    "occupancy": lambda x: weighted_sum(x.occupancy),
+    "expected_return": lambda x: x.expected_return,
+    "entropy": lambda x: x.entropy,
+    "q": lambda x: x.q(0, 1),
+    "v": lambda x: x.v(1),
+    "policy": lambda x: x.policy(1).probs[0],
+}
+
+
+@readings
+@pytest.mark.parametrize("name", QUANTITIES)
+@pytest.mark.parametrize("horizon, num_terminal", [(3, 0), (3, 1), (None, 0), (None, 1)])
+@pytest.mark.parametrize("kind", ["sa", "sas"])
+def test_everything_has_a_gradient(reading: str, name: str, horizon: int | None, num_terminal: int, kind: str) -> None:
+    """Marginals, returns and entropies too, against differences of the library's own (elsewhere tested) values."""
+    options = {"num_states": 4, "discount": 0.8, "terminal_reward": True}
+    problem = oracles.random_problem(29, horizon=horizon, num_terminal=num_terminal, reward=kind, **options)
+    problem = oracles.with_radius(problem, 0.6)
+
+    def ask(x: torch.Tensor) -> torch.Tensor:
+        return QUANTITIES[name](infer(graph_of(problem, reward=cai.factors.TabularReward(x)), reading))
+
+    values = torch.tensor(problem.reward, requires_grad=True)
+    (gradient,) = torch.autograd.grad(ask(values), values)
+    differences = central_difference(lambda x: float(ask(torch.tensor(x))), problem.reward)
+    assert np.abs(differences).max() > 1e-4
+    assert_close(gradient, differences, 1e-7)

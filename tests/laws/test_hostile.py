@@ -231,9 +231,8 @@ def test_single_precision(reading: str, options: dict) -> None:
         scale, problem.temperature
     )
     assert_close(posterior.log_evidence, expected.log_evidence, 2e-5)
-    assert_close(
-        numpy_of(posterior.state_marginals).sum(-1), 1.0, 4 * eps * problem.horizon * scale / problem.temperature
-    )
+    rounding = 4 * eps * problem.horizon * max(1, scale / problem.temperature)
+    assert_close(numpy_of(posterior.state_marginals).sum(-1), 1.0, rounding)
     assert torch.isfinite(posterior.state_action_marginals).all()
 
 

@@ -12,6 +12,8 @@ import warnings
 import mpmath
 import numpy as np
 import pytest
+import scipy.sparse
+import scipy.sparse.linalg
 import torch
 
 import cai
@@ -146,6 +148,40 @@ def test_certified_error_is_never_below_the_true_error(solver: str) -> None:
         assert v_error(posterior, v) <= posterior.stats.certified_error + 4e-16 * max(1, np.abs(v).max())
         if not posterior.stats.converged:
             assert posterior.stats.num_steps <= method.max_steps
+
+
+@pytest.mark.parametrize("num_states", [900, 3000])
+@pytest.mark.parametrize("discount", [0.95, 0.9999])
+def test_large_and_sparse(num_states: int, discount: float) -> None:
+    """Thousands of states, three successors each: policy, values and occupancy satisfy their own sparse equations."""
+    nexts, probs = oracles.random_successors(123, num_states, 2, 3)
+    rng = np.random.default_rng(124)
+    reward, initial = rng.normal(size=(num_states, 2)), oracles.random_rows(rng, (num_states,))
+    graph = cai.TrajectoryGraph(
+        initial=cai.factors.Categorical(probs=initial),
+        dynamics=cai.factors.TabularDynamics.from_successors(torch.as_tensor(nexts), torch.as_tensor(probs)),
+        reward=cai.factors.TabularReward(reward),
+        discount=discount,
+        temperature=0.5,
+    )
+    posterior = cai.infer(graph, cai.SoftValueIteration())
+    v = tables_of(posterior).v
+    q = reward + discount * (probs * v[nexts]).sum(-1)
+    top = q.max(-1)
+    backed_up = top + 0.5 * np.log(np.exp((q - top[:, None]) / 0.5).mean(-1))
+    assert np.abs(backed_up - v).max() <= 1e-13 * np.abs(v).max() / (1 - discount) ** 0.5
+    policy = tables_of(posterior).policy
+    moves = [probs[:, a] * policy[:, a, None] for a in range(2)]
+    rows = np.repeat(np.arange(num_states), 3)
+    chain = sum(
+        scipy.sparse.csr_matrix((moves[a].ravel(), (rows, nexts[:, a].ravel())), shape=(num_states, num_states))
+        for a in range(2)
+    )
+    system = scipy.sparse.identity(num_states, format="csc") - discount * chain.T.tocsc()
+    visits = scipy.sparse.linalg.spsolve(system, initial)
+    assert_close(posterior.occupancy.sum(-1), visits, 1e-8)
+    judged = cai.infer(graph, cai.PolicyEvaluation(policy))
+    assert_close(judged.v(torch.arange(num_states)), v, 1e-9)
 
 
 def test_stopping_early_warns() -> None:

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import cai
 
 TENSOR = re.compile(r"Tensor|ndarray|ArrayLike")
 # `[S, A]`, `[T+1, S]`, `[*batch, S]`, `[]`; or said in words.
-SHAPE = re.compile(r"`?\[[^\]\n]*\]`?|any shape|any batch|same shape|broadcast|scalar|0-dim|one or any")
+SHAPE = re.compile(r"`\[[^\]\n]*\]|any shape|any batch|same shape|broadcast|scalar|0-dim|one dimension a")
 PUBLIC_MODULES = ("cai", "cai.data", "cai.errors", "cai.factors", "cai.methods", "cai.ops", "cai.plots")
 
 # The names of the top level that are settled; others may join them.
@@ -95,6 +96,15 @@ def fields_of(cls: type) -> dict[str, Any]:
     return dict(getattr(constructor, "__annotations__", {}))
 
 
+def documentation(name: str) -> str:
+    """The doc string of a public name; of a method, those of the methods that it overrides too."""
+    owner = DOCUMENTED.get(name.rpartition(".")[0])
+    if not inspect.isclass(owner):
+        return inspect.getdoc(DOCUMENTED[name]) or ""
+    member = name.rpartition(".")[2]
+    return "\n".join(inspect.getdoc(vars(base)[member]) or "" for base in owner.__mro__ if member in vars(base))
+
+
 @pytest.mark.parametrize("name", sorted(DOCUMENTED))
 def test_public_name_has_a_doc_string(name: str) -> None:
     thing = DOCUMENTED[name]
@@ -105,12 +115,21 @@ def test_public_name_has_a_doc_string(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(name for name, f in FUNCTIONS.items() if takes_tensors(f.__annotations__)))
 def test_function_that_takes_tensors_gives_their_shapes(name: str) -> None:
-    assert SHAPE.search(inspect.getdoc(FUNCTIONS[name]) or "")
+    assert SHAPE.search(documentation(name))
 
 
 @pytest.mark.parametrize("name", sorted(name for name, cls in CLASSES.items() if takes_tensors(fields_of(cls))))
 def test_class_that_takes_tensors_gives_their_shapes(name: str) -> None:
-    assert SHAPE.search(inspect.getdoc(CLASSES[name]) or "")
+    assert SHAPE.search(documentation(name))
+
+
+def test_every_public_name_is_on_an_api_page() -> None:
+    pages = "".join(page.read_text() for page in (Path(__file__).parents[2] / "docs" / "api").glob("*.md"))
+    shown = set(re.findall(r"^::: (\S+)$", pages, re.MULTILINE))
+    by_module = {id(thing) for name, thing in public_objects().items() if name.rpartition(".")[0] in shown}
+    ours = {name: getattr(cai, name) for name in cai.__all__ if not inspect.ismodule(getattr(cai, name))}
+    assert [name for name, thing in ours.items() if f"cai.{name}" not in shown and id(thing) not in by_module] == []
+    assert [module for module in PUBLIC_MODULES if module not in shown | {"cai", "cai.data"}] == []
 
 
 def test_all_lists_what_the_contract_promises() -> None:
