@@ -20,7 +20,8 @@ from cai.factors.checks import (
     weights_to_categorical,
 )
 from cai.ops.sparse import Pattern, csr_tensor
-from cai.ops.transitions import DenseTransitions, SparseTransitions, Transitions, sparse_from_triplets
+from cai.ops.sparse_transitions import SparseTransitions, sparse_from_triplets
+from cai.ops.transitions import DenseTransitions, Transitions
 
 serializable(Pattern)
 serializable(DenseTransitions)

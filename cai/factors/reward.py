@@ -11,7 +11,8 @@ from cai.data.serialization import serializable
 from cai.factors.checks import as_table, check_finite, state_index
 from cai.factors.dynamics import is_sparse, sparse_entries
 from cai.ops.sparse import Pattern
-from cai.ops.transitions import SparseTransitions, Transitions, sparse_from_triplets
+from cai.ops.sparse_transitions import SparseTransitions, sparse_from_triplets
+from cai.ops.transitions import Transitions
 
 #: What a reward is of, by its number of dimensions.
 _AXES = {1: ["state"], 2: ["state", "action"], 3: ["state", "action", "next state"]}

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from cai.factors.protocols import TabulatedDynamics, TabulatedInitial, TabulatedPrior, TabulatedReward
 from cai.factors.reward import TabularReward
+from cai.ops.sparse_transitions import SparseTransitions
 from cai.ops.tables import StepTables, Tables
-from cai.ops.transitions import SparseTransitions, Transitions
+from cai.ops.transitions import Transitions
 
 if TYPE_CHECKING:
     from cai.graph.trajectory_graph import TrajectoryGraph

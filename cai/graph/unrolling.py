@@ -17,8 +17,9 @@ from cai.factors.protocols import TabulatedDynamics
 from cai.graph.factor_graph import Factor, FactorGraph, Variable
 from cai.graph.tabulate import tabulate
 from cai.ops.logspace import log_expectation, safe_log
+from cai.ops.sparse_transitions import SparseTransitions
 from cai.ops.tables import StepTables, Tables
-from cai.ops.transitions import DenseTransitions, SparseTransitions
+from cai.ops.transitions import DenseTransitions
 
 if TYPE_CHECKING:
     from cai.graph.trajectory_graph import TrajectoryGraph

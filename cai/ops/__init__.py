@@ -8,8 +8,9 @@ from cai.ops.messages import Messages, backward_messages, forward_marginals
 from cai.ops.readings import FixedDynamics, MostProbable, PosteriorDynamics
 from cai.ops.sampling import sample_index
 from cai.ops.sparse import Pattern, csr_product
+from cai.ops.sparse_transitions import SparseTransitions, sparse_from_triplets
 from cai.ops.tables import StepTables, Tables
-from cai.ops.transitions import DenseTransitions, SparseTransitions, Transitions, sparse_from_triplets
+from cai.ops.transitions import DenseTransitions, Transitions
 
 __all__ = [
     "DenseTransitions",

@@ -10,7 +10,8 @@ Forward, for the trajectory distribution that the messages describe, with kernel
 
     d_0 = q(s_0),     d_{t+1}(s') = sum_{s,a} d_t(s) pi_t(a|s) K_t(s'|s,a)  (+ d_t(s') where s' is terminal).
 
-One vectorised step per time step; nothing is unrolled over states, actions or samples.
+One vectorised step per time step; nothing is unrolled over states, actions or samples. Rewards, terminal values and initial
+distributions may carry leading batch dimensions (many rewards on one world); so do the messages then, before the time.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Messages:
     """Backward messages, in reward units, and the policy that they give.
 
     Attributes:
-        q: `[T, S, A]`, or `[1, S, A]` for an infinite horizon.
-        v: `[T + 1, S]`, or `[1, S]`.
+        q: `[..., T, S, A]`, or `[..., 1, S, A]` for an infinite horizon.
+        v: `[..., T + 1, S]`, or `[..., 1, S]`.
         log_policy: log pi_t(a|s), as q.
     """
 
@@ -81,7 +82,7 @@ def backward_messages(tables: Tables, backup: Backup) -> tuple[Tensor, Tensor]:
         backup: How a message passes through one step.
 
     Returns:
-        Q `[T, S, A]` and V `[T + 1, S]`, in reward units. At terminal states both are the terminal value.
+        Q `[..., T, S, A]` and V `[..., T + 1, S]`, in reward units. At terminal states both are the terminal value.
 
     Raises:
         NonFinite: A message is NaN or `+inf`; the message names the time step and the state.
@@ -94,7 +95,7 @@ def backward_messages(tables: Tables, backup: Backup) -> tuple[Tensor, Tensor]:
         q, v = bellman_step(tables, backup, t, v)
         qs.append(q)
         vs.append(v)
-    q, v = torch.stack(qs[::-1]), torch.stack(vs[::-1])
+    q, v = torch.stack(qs[::-1], -3), torch.stack(torch.broadcast_tensors(*vs[::-1]), -2)
     check_messages(v)
     return q, v
 
@@ -104,18 +105,18 @@ def bellman_step(tables: Tables, backup: Backup, t: int, v_next: Tensor) -> tupl
     q, v = backup(tables.step(t), t, v_next)
     if tables.has_exits:
         v = torch.where(tables.terminal, v_next, v)
-        q = torch.where(tables.terminal[:, None], v[:, None], q)
+        q = torch.where(tables.terminal[:, None], v[..., None], q)
     return q, tables.masked(v, t)
 
 
 def check_messages(v: Tensor) -> None:
-    """Raises `NonFinite` if a message `[T + 1, S]` holds NaN or `+inf`, naming the first place reached."""
+    """Raises `NonFinite` if a message `[..., T + 1, S]` holds NaN or `+inf`, naming the first place reached."""
     if v.detach().amax() < torch.inf:  # false for NaN too
         return
     bad = torch.isnan(v) | torch.isposinf(v)
     if bad.any():
-        t, state = bad.nonzero()[-1].tolist()
-        raise NonFinite(f"the backward message of state {state} at time step {t} is {v[t, state].item()}")
+        *_, t, state = index = bad.nonzero()[-1].tolist()
+        raise NonFinite(f"the backward message of state {state} at time step {t} is {v[tuple(index)].item()}")
 
 
 def log_policy(tables: Tables, reading: Reading, q: Tensor, v: Tensor) -> Tensor:
@@ -124,8 +125,8 @@ def log_policy(tables: Tables, reading: Reading, q: Tensor, v: Tensor) -> Tensor
     Args:
         tables: The world.
         reading: What the messages mean.
-        q: `[T, S, A]` (or `[1, S, A]`), reward units.
-        v: `[T, S]` (or `[1, S]`), reward units.
+        q: `[..., T, S, A]` (or `[..., 1, S, A]`), reward units.
+        v: `[..., T, S]` (or `[..., 1, S]`), reward units.
 
     Returns:
         As q, in nats. At terminal states, and where the evidence leaves nothing possible, it is the normalised prior.
@@ -144,20 +145,21 @@ def forward_marginals(
 
     Args:
         tables: The world.
-        initial: `[S]`, the distribution of s_0.
-        policy: `[T, S, A]` or `[1, S, A]`, probabilities.
+        initial: `[..., S]`, the distribution of s_0.
+        policy: `[..., T, S, A]` or `[..., 1, S, A]`, probabilities.
         kernel: Gives the kernel of step t.
 
     Returns:
-        States `[T + 1, S]`, absorbed mass included, and states with actions `[T, S, A]`, zero at terminal states.
+        States `[..., T + 1, S]`, absorbed mass included, and states with actions `[..., T, S, A]`, zero at terminal
+        states.
     """
     assert tables.horizon is not None
     acting = policy * tables.alive[:, None] if tables.has_exits else policy
-    choices = acting.unbind(0)
+    choices = acting.unbind(-3)
     masses = [initial]
     for t in range(tables.horizon):
         mass = masses[-1]
-        moved = kernel(t).push(mass[:, None] * choices[t if len(choices) > 1 else 0])
+        moved = kernel(t).push(mass[..., None] * choices[t if len(choices) > 1 else 0])
         masses.append(moved + torch.where(tables.terminal, mass, 0.0) if tables.has_exits else moved)
-    states = torch.stack(masses)
-    return states, states[:-1, :, None] * acting
+    states = torch.stack(torch.broadcast_tensors(*masses), -2)
+    return states, states[..., :-1, :, None] * acting

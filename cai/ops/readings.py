@@ -85,7 +85,7 @@ class Kernel:
             return self.arrival.push(mass)
         # p e^x m / total without making the tilted table: scale the mass, move it, scale what arrives.
         possible = ~torch.isneginf(tilt.log_total)
-        scale = torch.where(possible, top - torch.where(possible, tilt.log_total, 0.0), NEG_INF).exp()
+        scale = torch.where(possible, top[..., None] - torch.where(possible, tilt.log_total, 0.0), NEG_INF).exp()
         return self.transitions.push(mass * scale) * below.exp()
 
 
@@ -172,14 +172,14 @@ class FixedDynamics(_SoftReading):
 
     def initial(self, tables: Tables, v: Tensor) -> Tensor:
         """Gives p(s_0) itself (given the evidence on s_0)."""
-        return tables.initial / tables.initial.sum()
+        return tables.initial / tables.initial.sum(-1, keepdim=True)
 
     def value_of_start(self, tables: Tables, v: Tensor) -> Tensor:
         """Computes E[V_0] + alpha log p(evidence on s_0)."""
-        expected = self.initial(tables, v) @ torch.where(tables.initial > 0, v, 0.0)
+        expected = (self.initial(tables, v) * torch.where(tables.initial > 0, v, 0.0)).sum(-1)
         if not tables.start_is_evidence:
             return expected
-        return expected + tables.temperature * tables.initial.sum().log()
+        return expected + tables.temperature * tables.initial.sum(-1).log()
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ class PosteriorDynamics(_SoftReading):
         """Computes p(s_0 | O) ~ p(s_0) exp(V_0 / alpha)."""
         total = log_expectation(v / tables.temperature, tables.initial)
         possible = tables.initial > 0
-        log_tilt = torch.where(possible, v / tables.temperature - total, NEG_INF)
+        log_tilt = torch.where(possible, v / tables.temperature - total[..., None], NEG_INF)
         return torch.where(possible, tables.initial * log_tilt.exp(), 0.0)
 
     def value_of_start(self, tables: Tables, v: Tensor) -> Tensor:

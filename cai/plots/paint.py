@@ -149,7 +149,7 @@ def _draw_labels(ax: Axes, grid: GridSpace, image: AxesImage, points: float) -> 
     labelled = [(state, column, row) for state, column, row in zip(*centers(grid), strict=True) if grid.labels[state]]
     size = min(8.0, 0.3 * points)
     if size < _SMALLEST_TEXT:
-        if len(labelled) > _FEW_LABELS:
+        if len(labelled) > _FEW_LABELS or points < _SMALLEST_NUMBER:
             return
         size = _SMALLEST_NUMBER
     for state, column, row in labelled:

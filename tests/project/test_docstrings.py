@@ -85,6 +85,11 @@ FUNCTIONS = {name: thing for name, thing in DOCUMENTED.items() if inspect.isrout
 CLASSES = {name: thing for name, thing in DOCUMENTED.items() if inspect.isclass(thing)}
 
 
+def has_shape(text: str) -> bool:
+    """Whether a doc string gives a shape."""
+    return SHAPE.search(text) is not None
+
+
 def takes_tensors(annotations: dict[str, Any]) -> bool:
     """Whether an argument is annotated as a tensor or an array."""
     return any(TENSOR.search(str(value)) for name, value in annotations.items() if name != "return")
@@ -115,12 +120,12 @@ def test_public_name_has_a_doc_string(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(name for name, f in FUNCTIONS.items() if takes_tensors(f.__annotations__)))
 def test_function_that_takes_tensors_gives_their_shapes(name: str) -> None:
-    assert SHAPE.search(documentation(name))
+    assert has_shape(documentation(name)), "say the shape of what it takes: `[S, A]`, scalar, any shape, broadcast"
 
 
 @pytest.mark.parametrize("name", sorted(name for name, cls in CLASSES.items() if takes_tensors(fields_of(cls))))
 def test_class_that_takes_tensors_gives_their_shapes(name: str) -> None:
-    assert SHAPE.search(documentation(name))
+    assert has_shape(documentation(name)), "say the shape of what it takes: `[S, A]`, scalar, any shape, broadcast"
 
 
 def test_every_public_name_is_on_an_api_page() -> None:

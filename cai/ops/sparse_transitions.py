@@ -1,0 +1,151 @@
+"""Transitions of which only the possible entries are stored; see `cai.ops.transitions` for the operations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from cai.ops.logspace import Reducer
+from cai.ops.sampling import sample_index
+from cai.ops.sparse import Pattern, csr_product, csr_tensor
+from cai.ops.transitions import Transitions
+
+
+@dataclass(frozen=True, eq=False)
+class SparseTransitions(Transitions):
+    """The possible entries only.
+
+    Attributes:
+        values: `[..., nnz]`.
+        pattern: Where they stand, in a matrix of S * A rows and S columns.
+    """
+
+    pattern: Pattern
+
+    @cached_property
+    def num_states(self) -> int:  # type: ignore[override]
+        """Number of states S."""
+        return self.pattern.num_columns
+
+    @cached_property
+    def num_actions(self) -> int:  # type: ignore[override]
+        """Number of actions A."""
+        return self.pattern.num_rows // self.pattern.num_columns
+
+    def expect(self, v: Tensor) -> Tensor:
+        """Computes E[v(s') | s, a]; no stored probability is zero, so `-inf` takes care of itself."""
+        return self._product(v) if self._is_plain(v) else super().expect(v)
+
+    @property
+    def _reducer(self) -> Reducer:
+        return self.pattern
+
+    def at_next(self, v: Tensor) -> Tensor:
+        """Gives each entry the value of its next state: `[..., S] -> [..., nnz]`."""
+        return v.index_select(-1, self.pattern.columns)
+
+    def at_source(self, q: Tensor) -> Tensor:
+        """Gives each entry the value of its pair: `[..., S, A] -> [..., nnz]`."""
+        return self.pattern.spread(q.flatten(-2))
+
+    def over_next(self, entries: Tensor) -> Tensor:
+        """Sums entries over next states: `[..., nnz] -> [..., S, A]`."""
+        return self._shaped(self.pattern.sum(entries))
+
+    def over_source(self, entries: Tensor) -> Tensor:
+        """Sums entries over pairs: `[..., nnz] -> [..., S]`."""
+        zeros = entries.new_zeros(*entries.shape[:-1], self.num_states)
+        return zeros.index_add(-1, self.pattern.columns, entries)
+
+    def _product(self, v: Tensor) -> Tensor:
+        if self._is_plain(v):
+            return self._shaped(self._kept_matrix @ v)
+        if self.values.dim() == 1:
+            return self._shaped(csr_product(self.pattern, self.values, v))
+        return self.over_next(self.values * self.at_next(v))
+
+    def _shaped(self, rows: Tensor) -> Tensor:
+        return rows.view(*rows.shape[:-1], self.num_states, self.num_actions)
+
+    def _is_plain(self, vector: Tensor) -> bool:
+        """Whether nothing learns, so that the matrix may be kept; values that do may change in place."""
+        return vector.dim() == self.values.dim() == 1 and not (vector.requires_grad or self.values.requires_grad)
+
+    @cached_property
+    def _kept_matrix(self) -> Tensor:
+        return csr_tensor(self.pattern, self.values)
+
+    @cached_property
+    def _kept_transposed_matrix(self) -> Tensor:
+        return csr_tensor(self.pattern.transposed, self.values[self.pattern.transposed_order])
+
+    def push(self, mass: Tensor) -> Tensor:
+        """Moves mass one step: `[..., S, A] -> [..., S]`."""
+        if self._is_plain(flat := mass.flatten(-2)):
+            return self._kept_transposed_matrix @ flat
+        if self.values.dim() == 1:
+            return csr_product(self.pattern.transposed, self.values[self.pattern.transposed_order], flat)
+        return self.over_source(self.values * self.at_source(mass))
+
+    def entry(self, entries: Tensor, state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+        """Reads entries `[nnz]` at triples of one shape; zero where none is stored."""
+        position, stored = self.pattern.find(state * self.num_actions + action, next_state)
+        return torch.where(stored, entries[position], 0.0)
+
+    def _row_entries(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions of each pair's entries, padded to the longest row, and which of them are real."""
+        row = state * self.num_actions + action
+        start, end = self.pattern.row_starts[row], self.pattern.row_starts[row + 1]
+        position = start[..., None] + torch.arange(self.pattern.max_row_length, device=row.device)
+        return position.clamp(max=max(self.pattern.num_entries - 1, 0)), position < end[..., None]
+
+    def sample(self, state: Tensor, action: Tensor, generator: torch.Generator) -> Tensor:
+        """Draws a next state for each pair `[N]`."""
+        position, real = self._row_entries(state, action)
+        chosen = sample_index(torch.where(real, self.values[position], 0.0), generator)
+        return self.pattern.columns[position.gather(-1, chosen[..., None]).squeeze(-1)]
+
+    def first_of_each(self, marked: Tensor) -> Tensor:
+        """Keeps the first marked entry of each row of `[..., nnz]`."""
+        running = torch.nn.functional.pad(marked.cumsum(-1), (1, 0))
+        before_row = running.index_select(-1, self.pattern.row_starts[:-1])
+        return marked * (running[..., 1:] - self.pattern.spread(before_row) == 1)
+
+    def rows(self, state: Tensor, action: Tensor) -> Tensor:
+        """Gives p(. | s, a), dense: `[..., S]`."""
+        position, real = self._row_entries(state, action)
+        zeros = self.values.new_zeros(*position.shape[:-1], self.num_states)
+        return zeros.scatter_add(-1, self.pattern.columns[position], torch.where(real, self.values[position], 0.0))
+
+    def state_matrix(self, weights: Tensor) -> scipy.sparse.csr_matrix:
+        """Computes G(s, s') = sum_a weights(s, a) p(s'|s,a), `[S, S]`, sparse."""
+        values = (self.values * self.at_source(weights)).detach().cpu().numpy()
+        # S * A rows of the table, taken A at a time, are the rows of G: only the row starts change.
+        starts = self.pattern.row_starts[:: self.num_actions].cpu().numpy()
+        shape = (self.num_states, self.num_states)
+        return scipy.sparse.csr_matrix((values, self.pattern.columns.cpu().numpy(), starts), shape=shape)
+
+
+def sparse_from_triplets(
+    rows: Tensor, columns: Tensor, values: Tensor, *, num_states: int, num_actions: int
+) -> SparseTransitions:
+    """Builds sparse transitions from triplets in any order; duplicates are added up, differentiably.
+
+    Args:
+        rows: `[n]`, int64, s * A + a.
+        columns: `[n]`, int64, next states.
+        values: `[n]`, probabilities; entries of probability zero are dropped.
+        num_states: Number of states S.
+        num_actions: Number of actions A.
+    """
+    kept = values != 0
+    rows, columns, values = rows[kept], columns[kept], values[kept]
+    keys, where = torch.unique(rows * num_states + columns, return_inverse=True)
+    summed = values.new_zeros(keys.numel()).index_add(0, where, values)
+    starts = torch.zeros(num_states * num_actions + 1, dtype=torch.int64, device=rows.device)
+    starts[1:] = torch.bincount(keys // num_states, minlength=num_states * num_actions).cumsum(0)
+    return SparseTransitions(summed, Pattern(starts, keys % num_states, num_states))
