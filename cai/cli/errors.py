@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ def one_line(error: BaseException | str) -> str:
 
 def complain(message: str) -> None:
     """Writes one line to standard error."""
-    print(f"cai: {one_line(message)}", file=sys.stderr)
+    typer.echo(f"cai: {one_line(message)}", err=True)
 
 
 @contextmanager

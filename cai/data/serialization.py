@@ -6,9 +6,10 @@ kind (a user's callable, a live environment) is written as a named hole, and fil
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -30,6 +31,10 @@ FORMAT_VERSION = 1
 _REGISTER: dict[str, type] = {}
 #: What an object must be split into where its dataclass fields are not it: name -> (to a dict, from a dict).
 _CODECS: dict[str, tuple[Callable[[Any], dict[str, Any]], Callable[[dict[str, Any]], Any]]] = {}
+
+
+class UnfilledHole(ValueError):
+    """A file was saved without something that cannot be written, and the reader was not given it."""
 
 
 def serializable(cls: type) -> type:
@@ -58,20 +63,38 @@ def save(path: str | os.PathLike, kind: str, content: Any) -> None:
         kind: What it is, for the reader's error messages.
         content: The object.
     """
-    path = Path(path)
+    path = need_directory(path)
     tensors: dict[str, Tensor] = {}
     tree = _encode(content, tensors, "")
     header = {"format": FORMAT, "version": str(FORMAT_VERSION), "kind": kind, "tree": json.dumps(tree)}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(safetensors.torch.save(tensors, header))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def need_directory(path: str | os.PathLike) -> Path:
+    """Raises FileNotFoundError unless there is a directory for the file; gives the path."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no directory {str(path.parent)!r} to write {path.name!r} to")
+    return path
+
+
+def fingerprint(content: Any) -> str:
+    """Computes a digest of an object's content, equal in every process; callables count by their class."""
+    tensors: dict[str, Tensor] = {}
+    tree = json.dumps(_encode(content, tensors, ""))
+    digest = hashlib.sha256(tree.encode())
+    for key in sorted(tensors):
+        digest.update(tensors[key].numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load(path: str | os.PathLike, kind: str, holes: Callable[[str], Any]) -> Any:
@@ -105,7 +128,9 @@ def load(path: str | os.PathLike, kind: str, holes: Callable[[str], Any]) -> Any
         raise CorruptFile(f"{str(path)!r} holds a {header.get('kind')}, not a {kind}")
     try:
         return _decode(json.loads(header["tree"]), tensors, holes)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except UnfilledHole:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CorruptFile(f"{str(path)!r} is damaged: {type(error).__name__} {error}") from None
 
 
@@ -114,6 +139,8 @@ def _fields_of(value: Any) -> dict[str, Any]:
 
 
 def _encode(value: Any, tensors: dict[str, Tensor], name: str) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor):

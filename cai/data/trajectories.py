@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,9 +52,9 @@ class Trajectories:
                 f"got {_shape(states)}"
             )
         rewards = None if self.rewards is None else torch.as_tensor(self.rewards)
-        lengths = _per_episode(self.lengths, length, num, torch.int64)
-        terminated = _per_episode(self.terminated, False, num, torch.bool)
-        truncated = ~terminated if self.truncated is None else _per_episode(self.truncated, False, num, torch.bool)
+        lengths = _per_episode(self.lengths, length, actions, torch.int64)
+        terminated = _per_episode(self.terminated, False, actions, torch.bool)
+        truncated = ~terminated if self.truncated is None else _per_episode(self.truncated, False, actions, torch.bool)
         for name, value in zip(_NAMES, (states, actions, rewards, lengths, terminated, truncated), strict=True):
             object.__setattr__(self, name, value)
         self._check()
@@ -98,15 +99,18 @@ class Trajectories:
         """
         if self.rewards is None:
             raise ValueError("Trajectories: these have no rewards")
+        dtype = self.rewards.dtype if self.rewards.is_floating_point() else torch.float64
         weights = discount ** torch.arange(self.rewards.shape[1], device=self.rewards.device, dtype=torch.float64)
-        return (torch.where(self.mask, self.rewards, 0.0) * weights.to(self.rewards.dtype)).sum(1)
+        return (torch.where(self.mask, self.rewards.to(dtype), 0.0) * weights.to(dtype)).sum(1)
 
     def __len__(self) -> int:
         return self.actions.shape[0]
 
     def __getitem__(self, index: int | slice | Tensor | Sequence[int]) -> Trajectories:
         """Picks episodes; an integer gives a batch of one."""
-        if isinstance(index, int):
+        if isinstance(index, tuple):
+            index = list(index)
+        if isinstance(index, int | np.integer):
             if not -len(self) <= index < len(self):
                 raise IndexError(f"episode {index} of {len(self)}")
             index = [index]
@@ -132,10 +136,14 @@ def _shape(value: Tensor) -> list[int]:
     return list(value.shape)
 
 
-def _per_episode(value: Any, default: int | bool, num: int, dtype: torch.dtype) -> Tensor:
+def _per_episode(value: Any, default: int | bool, like: Tensor, dtype: torch.dtype) -> Tensor:
+    num = len(like)
     if value is None:
-        return torch.full((num,), default, dtype=dtype)
-    value = torch.as_tensor(value).to(dtype)
+        return torch.full((num,), default, dtype=dtype, device=like.device)
+    given = torch.as_tensor(value)
+    value = given.to(dtype)
     if value.shape != (num,):
         raise ValueError(f"Trajectories: lengths, terminated and truncated must be [{num}], got {_shape(value)}")
+    if (value != given).any():
+        raise ValueError(f"Trajectories: lengths must be whole numbers and ends True or False, got {given.tolist()}")
     return value

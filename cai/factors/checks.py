@@ -26,9 +26,7 @@ def as_table(value: Any, name: str, dtype: torch.dtype | None) -> Tensor:
     if scipy.sparse.issparse(value):
         raise ValueError(f"{name}: expected a dense array, got a sparse matrix of shape {list(value.shape)}")
     try:
-        tensor = torch.as_tensor(np.array(value)) if not isinstance(value, Tensor) else value
-        if not tensor.requires_grad:  # later changes by the user must not reach a factor that has been checked
-            tensor = tensor.clone()
+        tensor = own_copy(value)
         if tensor.is_complex():
             raise TypeError("complex numbers")
     except (TypeError, ValueError, RuntimeError) as error:
@@ -91,7 +89,10 @@ def state_index(state: Any, num_states: int, name: str = "state") -> Tensor:
     Raises:
         ValueError: Not whole numbers, or outside [0, num_states).
     """
-    tensor = torch.as_tensor(np.asarray(state) if not isinstance(state, Tensor) else state)
+    try:
+        tensor = torch.as_tensor(np.asarray(state) if not isinstance(state, Tensor) else state)
+    except TypeError:
+        raise ValueError(f"{name} must be whole numbers, got {state!r}") from None
     index = tensor.to(torch.int64)
     if tensor.is_floating_point() and (tensor != index).any():
         raise ValueError(f"{name} must be whole numbers, got {tensor[tensor != index].flatten()[0].item()}")
@@ -99,6 +100,23 @@ def state_index(state: Any, num_states: int, name: str = "state") -> Tensor:
     if outside.any():
         raise ValueError(f"{name} {index[outside].flatten()[0].item()} is outside 0..{num_states - 1}")
     return index
+
+
+def table_at(tables: Any, t: int, num_steps: int | None, name: str) -> Any:
+    """Picks the table of step t: the only one, or one of T.
+
+    Raises:
+        ValueError: t is outside 0..T-1.
+    """
+    if num_steps is None:
+        return tables[0]
+    return tables[int(state_index(t, num_steps, f"{name}: t"))]
+
+
+def own_copy(value: Any) -> Tensor:
+    """Makes a tensor that no later change of the user's array reaches; one that learns is kept as it is."""
+    tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.array(value))
+    return tensor if tensor.requires_grad else tensor.clone()
 
 
 def weights_to_categorical(weights: Tensor) -> torch.distributions.Categorical:

@@ -15,8 +15,10 @@ from cai.factors.checks import (
     check_finite,
     check_rows,
     check_sums,
+    own_copy,
     place,
     state_index,
+    table_at,
     weights_to_categorical,
 )
 from cai.ops.sparse import Pattern, csr_tensor
@@ -77,6 +79,8 @@ class TabularDynamics:
         if values.dim() != 3:
             raise ValueError(f"TabularDynamics: successors' probs must be [S, A, K], got {list(values.shape)}")
         num_states, num_actions, num_successors = values.shape
+        if not values.numel():
+            raise ValueError(f"TabularDynamics: there are no states, actions or successors in {list(values.shape)}")
         successors = torch.as_tensor(np.asarray(next_states) if not isinstance(next_states, Tensor) else next_states)
         if successors.shape != values.shape:
             raise ValueError(
@@ -100,7 +104,7 @@ class TabularDynamics:
         if terminal is None:
             self.terminal_mask = torch.zeros(self.num_states, dtype=torch.bool, device=device)
         else:
-            self.terminal_mask = torch.as_tensor(np.asarray(terminal) if not isinstance(terminal, Tensor) else terminal)
+            self.terminal_mask = own_copy(terminal)
             if self.terminal_mask.dtype != torch.bool or self.terminal_mask.shape != (self.num_states,):
                 raise ValueError(
                     f"TabularDynamics: terminal must be a boolean mask [{self.num_states}], got "
@@ -142,7 +146,7 @@ class TabularDynamics:
 
     def __call__(self, state: Any, action: Any, t: int = 0) -> torch.distributions.Categorical:
         """Gives p(s' | s, a) for states and actions that broadcast, at time t."""
-        table = self._tables[t if self.time_varying else 0]
+        table = table_at(self._tables, t, self.num_steps, "TabularDynamics")
         device = table.values.device
         state = state_index(state, self.num_states).to(device)
         action = state_index(action, self.num_actions, "action").to(device)
@@ -190,8 +194,18 @@ def _table(probs: Any, dtype: torch.dtype | None, name: str) -> Transitions:
     rows, columns, values, (num_rows, num_states) = sparse_entries(probs, name, dtype)
     if not num_states or not num_rows or num_rows % num_states:
         raise ValueError(f"{name}: a sparse table must be [S * A, S], got [{num_rows}, {num_states}]")
-    check_finite(values, f"{name} probs", ["entry"])
+    _check_entries(values, rows, num_rows // num_states, name)
     return sparse_from_triplets(rows, columns, values, num_states=num_states, num_actions=num_rows // num_states)
+
+
+def _check_entries(values: Tensor, rows: Tensor, num_actions: int, name: str) -> None:
+    """Raises ValueError at the first stored probability that is not finite, or negative, naming its row."""
+    values = values.detach()
+    for bad, fault in ((~torch.isfinite(values), "holds"), (values < 0, "has a negative probability")):
+        if bad.any():
+            first = int(bad.nonzero()[0])
+            where = place(["state", "action"], divmod(int(rows[first]), num_actions))
+            raise ValueError(f"{name} row ({where}) {fault} {values[first].item():.6g}")
 
 
 def _check_distributions(table: Transitions, name: str, terminal: Tensor) -> None:
@@ -202,11 +216,7 @@ def _check_distributions(table: Transitions, name: str, terminal: Tensor) -> Non
         return
     assert isinstance(table, SparseTransitions)
     values = table.values.detach()
-    check_finite(values, name, ["entry"])
-    if (values < 0).any():
-        row = int(table.pattern.rows[values < 0][0])
-        index = divmod(row, table.num_actions)
-        raise ValueError(f"{name} row ({place(axes, index)}) has a negative probability {values.min().item():.6g}")
+    _check_entries(values, table.pattern.rows, table.num_actions, name)
     check_sums(table.over_next(values), name, axes, skip)
 
 

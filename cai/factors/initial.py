@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cai.data.serialization import serializable
-from cai.factors.checks import as_table, check_finite, check_rows, state_index, weights_to_categorical
+from cai.factors.checks import as_table, check_finite, check_rows, own_copy, state_index, weights_to_categorical
 
 
 @serializable
@@ -81,7 +80,7 @@ class Delta:
     """
 
     def __init__(self, value: Any) -> None:
-        self.value = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+        self.value = own_copy(value)
         if self.value.is_floating_point() and not torch.isfinite(self.value).all():
             raise ValueError("Delta: the value must be finite")
 

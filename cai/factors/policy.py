@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cai.data.serialization import serializable
-from cai.factors.checks import as_table, check_rows, state_index, weights_to_categorical
+from cai.factors.checks import as_table, check_rows, own_copy, state_index, table_at, weights_to_categorical
 
 
 @serializable
@@ -60,7 +60,7 @@ class TabularPolicy:
 
     def __call__(self, state: Any, t: int = 0) -> torch.distributions.Categorical:
         """Gives pi(a | s) for one state or any batch, at time t."""
-        table = self.probs[t] if self.time_varying else self.probs
+        table = table_at(self.probs if self.time_varying else self.probs[None], t, self.num_steps, "TabularPolicy")
         return weights_to_categorical(table[state_index(state, table.shape[0]).to(table.device)])
 
     def pack(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class FlatPrior:
     def __init__(self, available: Any = None) -> None:
         self.available = None
         if available is not None:
-            self.available = torch.as_tensor(np.asarray(available) if not isinstance(available, Tensor) else available)
+            self.available = own_copy(available)
             if self.available.dtype != torch.bool or self.available.dim() != 2:
                 raise ValueError(
                     f"FlatPrior: available must be a boolean [S, A], got {self.available.dtype} of shape "
@@ -134,38 +134,56 @@ class UniformPolicy:
 
     Args:
         action_space: A gymnasium space; None until `bind`.
+        state_space: A gymnasium space; it tells a state from a batch of states. None takes every state for one.
     """
 
-    def __init__(self, action_space: gymnasium.Space | None = None) -> None:
-        self.action_space = action_space
+    def __init__(self, action_space: gymnasium.Space | None = None, state_space: gymnasium.Space | None = None) -> None:
+        self.action_space, self.state_space = action_space, state_space
 
     def bind(self, graph: Any) -> UniformPolicy:
-        """Gives the policy on the action space of a graph or environment."""
-        return UniformPolicy(graph.action_space)
+        """Gives the policy on the spaces of a graph or environment."""
+        state_space = getattr(graph, "state_space", None) or getattr(graph, "observation_space", None)
+        return UniformPolicy(graph.action_space, state_space)
 
     def __call__(self, state: Any, t: int = 0) -> torch.distributions.Distribution:
-        """Gives the uniform distribution on actions: one for a state, a batch for a batch of discrete states.
+        """Gives the uniform distribution on actions: one for a state, a batch for a batch of states.
 
         Raises:
             ValueError: Not bound yet, or a space without a uniform distribution.
         """
-        space, batch = self.action_space, torch.as_tensor(np.asarray(state)).shape
+        space, batch = self.action_space, self._batch_of(state)
         if space is None:
             raise ValueError("UniformPolicy: bind it to a graph first, UniformPolicy().bind(graph)")
         if isinstance(space, gymnasium.spaces.Discrete):
-            batch = batch if not torch.as_tensor(np.asarray(state)).is_floating_point() else batch[:-1]
-            return weights_to_categorical(torch.ones(*batch, int(space.n), dtype=torch.float64))
+            uniform = weights_to_categorical(torch.ones(*batch, int(space.n), dtype=torch.float64))
+            if space.start == 0:
+                return uniform
+            shift = torch.distributions.AffineTransform(int(space.start), 1)
+            return torch.distributions.TransformedDistribution(uniform, [shift])
+        if isinstance(space, gymnasium.spaces.MultiDiscrete):
+            sizes = torch.as_tensor(space.nvec)  # padded to the greatest, the padding of weight zero
+            weights = (torch.arange(int(sizes.max())) < sizes[..., None]).to(torch.float64)
+            padded = weights_to_categorical(weights.expand(*batch, *weights.shape))
+            return torch.distributions.Independent(padded, sizes.dim())
         if isinstance(space, gymnasium.spaces.Box) and space.is_bounded():
             low, high = torch.as_tensor(space.low), torch.as_tensor(space.high)
-            uniform = torch.distributions.Uniform(low, high).expand((*batch[:-1], *low.shape))
-            return torch.distributions.Independent(uniform, low.dim())
+            box = torch.distributions.Uniform(low, high).expand((*batch, *low.shape))
+            return torch.distributions.Independent(box, low.dim())
         raise ValueError(f"UniformPolicy: there is no uniform distribution on {space}")
+
+    def _batch_of(self, state: Any) -> torch.Size:
+        if isinstance(self.state_space, gymnasium.spaces.Discrete):
+            return state.shape if isinstance(state, Tensor) else torch.Size(np.shape(state))
+        if isinstance(self.state_space, gymnasium.spaces.Box):
+            shape = state.shape if isinstance(state, Tensor) else np.shape(state)
+            return torch.Size(shape[: len(shape) - len(self.state_space.shape)])
+        return torch.Size()
 
     def pack(self) -> dict[str, Any]:
         """Gives what a file needs."""
-        return {"action_space": self.action_space}
+        return {"action_space": self.action_space, "state_space": self.state_space}
 
     @classmethod
     def unpack(cls, parts: dict[str, Any]) -> UniformPolicy:
         """Makes the policy of what a file gave."""
-        return cls(parts["action_space"])
+        return cls(**parts)

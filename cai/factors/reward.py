@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cai.data.serialization import serializable
-from cai.factors.checks import as_table, check_finite, state_index
+from cai.factors.checks import as_table, check_finite, state_index, table_at
 from cai.factors.dynamics import is_sparse, sparse_entries
 from cai.ops.sparse import Pattern
 from cai.ops.sparse_transitions import SparseTransitions, sparse_from_triplets
@@ -53,6 +53,10 @@ class TabularReward:
         return reward
 
     def _set(self, tables: tuple[Tensor | SparseTransitions, ...], *, time_varying: bool) -> None:
+        shapes = [_described(table) for table in tables]
+        for t, shape in enumerate(shapes):
+            if shape != shapes[0]:
+                raise ValueError(f"TabularReward at time {t}: is {shape}, the first table is {shapes[0]}")
         self._tables, self.time_varying = tables, time_varying
 
     @property
@@ -86,7 +90,7 @@ class TabularReward:
         Raises:
             ValueError: The reward is of transitions and `next_state` is missing; or an index is outside its range.
         """
-        table = self._tables[t if self.time_varying else 0]
+        table = table_at(self._tables, t, self.num_steps, "TabularReward")
         state = state_index(state, self.num_states)
         if isinstance(table, Tensor) and table.dim() == 1:
             shape = torch.broadcast_shapes(state.shape, *(torch.as_tensor(x).shape for x in (action,) if x is not None))
@@ -207,6 +211,12 @@ def _table(values: Any, dtype: torch.dtype | None, name: str) -> Tensor | Sparse
         raise ValueError(f"{name}: a sparse reward must be [S * A, S], got [{num_rows}, {num_states}]")
     check_finite(entries, name, ["entry"])
     return sparse_from_triplets(rows, columns, entries, num_states=num_states, num_actions=num_rows // num_states)
+
+
+def _described(table: Tensor | SparseTransitions) -> str:
+    if isinstance(table, SparseTransitions):
+        return f"sparse [{table.pattern.num_rows}, {table.num_states}]"
+    return str(list(table.shape))
 
 
 def _on(transitions: Transitions, table: Tensor | SparseTransitions) -> tuple[Tensor | None, Tensor | None]:

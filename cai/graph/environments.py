@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import operator
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +67,7 @@ def from_gym(
     Raises:
         ValueError: Not an environment, an unknown id, or options that it does not take.
     """
-    env = _make(env_or_id, make_kwargs)
+    env = make_environment(env_or_id, make_kwargs)
     options: dict[str, Any] = {"horizon": horizon, "discount": discount, "temperature": temperature}
     tables = _published_tables(env)
     if isinstance(tables, str):
@@ -82,7 +85,12 @@ def from_gym(
     )
 
 
-def _make(env_or_id: gymnasium.Env | str, make_kwargs: dict[str, Any]) -> gymnasium.Env:
+def make_environment(env_or_id: gymnasium.Env | str, make_kwargs: dict[str, Any]) -> gymnasium.Env:
+    """Makes an environment of an id, or takes one that is made.
+
+    Raises:
+        ValueError: Neither, an unknown id, or options that do not fit.
+    """
     if isinstance(env_or_id, gymnasium.Env):
         if make_kwargs:
             raise ValueError(
@@ -90,11 +98,11 @@ def _make(env_or_id: gymnasium.Env | str, make_kwargs: dict[str, Any]) -> gymnas
             )
         return env_or_id
     if not isinstance(env_or_id, str):
-        raise ValueError(f"from_gym: expected a gymnasium.Env or an id, got {type(env_or_id).__name__}")
+        raise ValueError(f"expected a gymnasium.Env or an id, got {type(env_or_id).__name__}")
     try:
         return gymnasium.make(env_or_id, **make_kwargs)
     except (gymnasium.error.Error, TypeError, KeyError, ValueError, ImportError) as error:
-        raise ValueError(f"from_gym: cannot make {env_or_id!r}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"cannot make the environment {env_or_id!r}: {' '.join(str(error).split())}") from error
 
 
 @dataclass(frozen=True)
@@ -154,19 +162,22 @@ def _published_tables(env: gymnasium.Env) -> _Published | str:
 
 
 def _entries(table: Any, num_states: int, num_actions: int) -> list[tuple[int, int, float, int, float, bool]]:
-    try:
-        return [
-            (s, a, float(prob), int(target), float(reward), bool(done))
-            for s in range(num_states)
-            for a in range(num_actions)
-            for prob, target, reward, done in table[s][a]
-            if prob != 0
-        ]
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise ValueError(
-            "from_gym: env.unwrapped.P must give, for P[state][action], a list of (probability, next state, reward, "
-            f"terminated); reading it failed with {type(error).__name__}: {error}"
-        ) from error
+    entries = []
+    for s, a in itertools.product(range(num_states), range(num_actions)):
+        try:
+            outcomes = [(float(p), operator.index(n), float(r), bool(d)) for p, n, r, d in table[s][a] if p != 0]
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"from_gym: env.unwrapped.P[{s}][{a}] must be a list of (probability, next state, reward, terminated); "
+                f"reading it failed with {type(error).__name__}: {error}"
+            ) from error
+        for prob, target, reward, done in outcomes:
+            if not 0 <= target < num_states or not math.isfinite(reward):
+                raise ValueError(
+                    f"from_gym: env.unwrapped.P[{s}][{a}] leads to state {target} of {num_states} with reward {reward}"
+                )
+            entries.append((s, a, prob, target, reward, done))
+    return entries
 
 
 def _redirected(
@@ -186,7 +197,8 @@ def _redirected(
     twin = np.arange(num_states)
     twin[both] = num_states + np.arange(len(both))
     targets = np.where(done, twin[targets], targets)
-    clash = _clash((sources * num_actions + actions) * len(terminal) + targets, rewards)
+    keys = (sources * num_actions + actions) * len(terminal) + targets
+    clash = _clash(np.where(terminal[sources], -1 - np.arange(len(keys)), keys), rewards)  # terminal rows are not read
     if clash is not None:
         pair = f"state {sources[clash]}, action {actions[clash]} to state {targets[clash]}"
         return f"the transition ({pair}) pays different rewards at random, which no table of r(s, a, s') can say"
@@ -215,7 +227,10 @@ def _initial_distribution(env: gymnasium.Env, num_states: int) -> NDArray[np.flo
     for name in ("initial_state_distrib", "isd"):
         published = getattr(env.unwrapped, name, None)
         if published is not None:
-            return np.asarray(published, dtype=np.float64).ravel()
+            initial = np.asarray(published, dtype=np.float64).ravel()
+            if len(initial) != num_states:
+                raise ValueError(f"from_gym: env.unwrapped.{name} has {len(initial)} entries for {num_states} states")
+            return initial
     starts = [env.reset(seed=0)[0]] + [env.reset()[0] for _ in range(_NUM_RESETS - 1)]
     counts = np.bincount(np.array(starts, dtype=np.int64), minlength=num_states)
     if np.count_nonzero(counts) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -31,8 +32,8 @@ class Variable:
     cardinality: int
 
     def __post_init__(self) -> None:
-        if self.cardinality < 1:
-            raise ValueError(f"variable {self.name!r}: cardinality must be at least 1, got {self.cardinality}")
+        if not isinstance(self.cardinality, numbers.Integral) or self.cardinality < 1:
+            raise ValueError(f"variable {self.name!r}: cardinality must be a whole number >= 1, got {self.cardinality}")
 
 
 @serializable
@@ -91,6 +92,7 @@ class FactorGraph:
     def __post_init__(self) -> None:
         object.__setattr__(self, "variables", tuple(self.variables))
         object.__setattr__(self, "factors", tuple(self.factors))
+        object.__setattr__(self, "evidence", dict(self.evidence))
         cardinalities = self.cardinalities
         if len(cardinalities) != len(self.variables):
             names = [variable.name for variable in self.variables]
@@ -108,8 +110,8 @@ class FactorGraph:
         for name, value in self.evidence.items():
             if name not in cardinalities:
                 raise ValueError(f"evidence: there is no variable {name!r}")
-            if not 0 <= value < cardinalities[name]:
-                raise ValueError(f"evidence: {name!r} = {value} is outside 0..{cardinalities[name] - 1}")
+            if not isinstance(value, numbers.Integral) or not 0 <= value < cardinalities[name]:
+                raise ValueError(f"evidence: {name!r} = {value} is not a whole number in 0..{cardinalities[name] - 1}")
 
     @property
     def cardinalities(self) -> dict[str, int]:
@@ -150,7 +152,7 @@ class FactorGraph:
         """
         values = self._values(assignment)
         shape = torch.broadcast_shapes(*(value.shape for value in values.values())) if values else torch.Size()
-        total = torch.zeros(shape, dtype=torch.float64)
+        total = torch.zeros(shape, dtype=torch.float64, device=self._device)
         for factor in self.factors:
             total = total + factor.log_table[tuple(values[name] for name in factor.variables)]
         for name, observed in self.evidence.items():
@@ -166,7 +168,11 @@ class FactorGraph:
                 f"log_density: no variable {unknown[0]!r}" if unknown else f"log_density: no value for {missing[0]!r}"
             )
         full = {**self.evidence, **assignment}
-        return {name: state_index(value, cardinalities[name], name) for name, value in full.items()}
+        return {name: state_index(value, cardinalities[name], name).to(self._device) for name, value in full.items()}
+
+    @property
+    def _device(self) -> torch.device:
+        return self.factors[0].log_table.device if self.factors else torch.device("cpu")
 
     def to_networkx(self) -> networkx.Graph:
         """Gives the bipartite graph: nodes ("variable", name) and ("factor", index) with attribute `kind`."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from cai.factors.checks import check_finite
 from cai.factors.protocols import TabulatedDynamics, TabulatedInitial, TabulatedPrior, TabulatedReward
 from cai.factors.reward import TabularReward
 from cai.ops.sparse_transitions import SparseTransitions
@@ -126,6 +127,7 @@ def _terminal_values(reward: Any, num_states: int) -> Tensor:
     values = torch.as_tensor(values)
     if values.shape != (num_states,):
         raise ValueError(f"terminal_reward: expected [{num_states}], got {list(values.shape)}")
+    check_finite(values, "terminal_reward", ["state"])
     return values
 
 
@@ -141,7 +143,14 @@ def _reward_tables(
         pairs = torch.as_tensor(reward(states, actions), dtype=torch.float64)
     except (ValueError, TypeError):
         return tuple((None, _on_entries(reward, table)) for table in transitions)
-    return TabularReward(pairs.expand(num_states, num_actions)).reward_tables(transitions)
+    return TabularReward(_expanded(pairs, (num_states, num_actions))).reward_tables(transitions)
+
+
+def _expanded(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    try:
+        return values.expand(shape)
+    except RuntimeError:
+        raise ValueError(f"reward: the function given must return {list(shape)}, got {list(values.shape)}") from None
 
 
 def _on_entries(reward: Any, table: Transitions) -> Tensor:
@@ -150,12 +159,12 @@ def _on_entries(reward: Any, table: Transitions) -> Tensor:
     if isinstance(table, SparseTransitions):
         rows = table.pattern.rows
         values = reward(rows // num_actions, rows % num_actions, table.pattern.columns)
-        shape = rows.shape
+        shape: tuple[int, ...] = tuple(rows.shape)
     else:
         states = torch.arange(num_states)
         values = reward(states[:, None, None], torch.arange(num_actions)[:, None], states)
-        shape = torch.Size((num_states, num_actions, num_states))
-    values = torch.as_tensor(values, dtype=torch.float64).expand(shape)
+        shape = (num_states, num_actions, num_states)
+    values = _expanded(torch.as_tensor(values, dtype=torch.float64), shape)
     if not torch.isfinite(values.detach()).all():
         raise ValueError("reward: the function given returned a value that is not finite")
     return values

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -87,6 +88,11 @@ class TrajectoryGraph:
         for slot, protocol in (("state_space", "observation_space"), ("action_space", "action_space")):
             if getattr(self, slot) is None and isinstance(self.dynamics, Stepped):
                 object.__setattr__(self, slot, getattr(self.dynamics.env, protocol))
+        if self.terminal_reward is not None and not callable(self.terminal_reward):
+            raise ValueError(
+                "terminal_reward: expected a factor such as cai.factors.TabularReward([S]), got "
+                f"{type(self.terminal_reward).__name__}"
+            )
         if isinstance(self.dynamics, TabulatedDynamics):
             self._check_tables(self.dynamics)
         self._check_steps()
@@ -97,14 +103,17 @@ class TrajectoryGraph:
             space = getattr(self, slot)
             if space is None:
                 object.__setattr__(self, slot, gymnasium.spaces.Discrete(size))
-            elif not isinstance(space, gymnasium.spaces.Discrete) or space.n != size:
-                raise ValueError(f"{slot}: the dynamics has {size} values, the space given is {space}")
+            elif not isinstance(space, gymnasium.spaces.Discrete) or space.n != size or space.start != 0:
+                raise ValueError(f"{slot}: the dynamics has values 0..{size - 1}, the space given is {space}")
         if isinstance(self.initial, TabulatedInitial):
             initial_table(self.initial, num_states)
         if isinstance(self.action_prior, TabulatedPrior):
             self.action_prior.prior_table(num_states, num_actions)
         for slot in ("reward", "terminal_reward"):
             _check_reward(slot, getattr(self, slot), num_states, num_actions)
+        last = 0 if self.horizon is None else self.horizon
+        _merged("state", {}, self.evidence.states, num_states, last)
+        _merged("action", {}, self.evidence.actions, num_actions, last - 1)
 
     def _check_steps(self) -> None:
         for slot in ("dynamics", "reward", "action_prior"):
@@ -125,16 +134,16 @@ class TrajectoryGraph:
             raise ValueError(
                 f"replace: {unknown[0]!r} is not a part of the graph; the parts are {', '.join(sorted(names))}"
             )
-        if changes.get("dynamics") is not None:
-            changes = {"state_space": None, "action_space": None, **changes} if self._outgrown(changes) else changes
+        if self._outgrown(changes.get("dynamics")):
+            changes = {"state_space": None, "action_space": None, **changes}
         return dataclasses.replace(self, **changes)
 
-    def _outgrown(self, changes: Mapping[str, Any]) -> bool:
-        dynamics = changes["dynamics"]
-        if not isinstance(dynamics, TabulatedDynamics):
-            return False
-        sizes = (getattr(self.state_space, "n", None), getattr(self.action_space, "n", None))
-        return sizes != (dynamics.num_states, dynamics.num_actions)
+    def _outgrown(self, dynamics: Any) -> bool:
+        """Whether other dynamics has other spaces than the graph's."""
+        if isinstance(dynamics, TabulatedDynamics):
+            sizes = (getattr(self.state_space, "n", None), getattr(self.action_space, "n", None))
+            return sizes != (dynamics.num_states, dynamics.num_actions)
+        return isinstance(dynamics, Stepped)
 
     def condition(
         self, states: Mapping[int, int] | None = None, actions: Mapping[int, int] | None = None
@@ -193,21 +202,30 @@ class TrajectoryGraph:
 def _checked_horizon(horizon: Any) -> int | None:
     if horizon is None:
         return None
-    if isinstance(horizon, bool) or int(horizon) != horizon or horizon < 1:
-        raise ValueError(f"horizon: expected a whole number of at least 1, or None for infinite, got {horizon}")
+    whole = isinstance(horizon, numbers.Integral) or (isinstance(horizon, float) and horizon.is_integer())
+    if isinstance(horizon, bool) or not whole or horizon < 1:
+        raise ValueError(f"horizon: expected a whole number of at least 1, or None for infinite, got {horizon!r}")
     return int(horizon)
 
 
+def _as_number(value: Any, slot: str) -> float:
+    try:
+        return float(value.detach() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{slot}: expected a number, got {value!r}") from None
+
+
 def _checked_discount(discount: Any) -> float:
-    if not 0.0 <= float(discount) <= 1.0:
-        raise ValueError(f"discount: expected a number in [0, 1], got {discount}")
-    return float(discount)
+    value = _as_number(discount, "discount")
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"discount: expected a number in [0, 1], got {value}")
+    return value
 
 
 def _checked_temperature(temperature: Any) -> float | Tensor:
     if isinstance(temperature, Tensor) and temperature.dim():
         raise ValueError(f"temperature: expected a number, got a tensor of shape {list(temperature.shape)}")
-    value = float(temperature.detach() if isinstance(temperature, Tensor) else temperature)
+    value = _as_number(temperature, "temperature")
     if not math.isfinite(value) or value < 0:
         raise ValueError(f"temperature: expected a finite number of at least 0 (in reward units), got {value}")
     return temperature if isinstance(temperature, Tensor) and value > 0 else value
@@ -230,13 +248,13 @@ def _check_reward(slot: str, reward: Any, num_states: int, num_actions: int) -> 
 def _merged(what: str, old: Mapping[int, int], new: Mapping[int, Any], size: int, last: int) -> dict[int, int]:
     merged = dict(old)
     for t, value in new.items():
-        if not 0 <= t <= last:
+        if not isinstance(t, numbers.Integral) or not 0 <= t <= last:
             allowed = f"0..{last}" if last >= 0 else "no time at all on an infinite horizon"
-            raise ValueError(f"condition: {what} at time {t}; evidence on {what}s is possible at {allowed}")
-        index = state_index(value, size, f"condition: {what} at time {t}")
+            raise ValueError(f"evidence: {what} at time {t}; evidence on {what}s is possible at {allowed}")
+        index = state_index(value, size, f"evidence: {what} at time {t}")
         if index.dim():
-            raise ValueError(f"condition: {what} at time {t} must be one {what}, got shape {list(index.shape)}")
+            raise ValueError(f"evidence: {what} at time {t} must be one {what}, got shape {list(index.shape)}")
         known = int(index)
         if merged.setdefault(int(t), known) != known:
-            raise ValueError(f"condition: {what} at time {t} is known to be {merged[t]} already, not {known}")
+            raise ValueError(f"evidence: {what} at time {t} is known to be {merged[int(t)]} already, not {known}")
     return merged

@@ -71,7 +71,12 @@ class Checkpoint(AbstractCallback):
         self.path, self.interval = path, interval
 
     def on_start(self, graph: Any, method: AbstractMethod) -> None:
-        """Starts the clock."""
+        """Starts the clock.
+
+        Raises:
+            FileNotFoundError: There is no directory to write the file to.
+        """
+        serialization.need_directory(self.path)
         self._method, self._last = method, time.monotonic()
         self._pending: Progress | None = None
 
@@ -88,7 +93,7 @@ class Checkpoint(AbstractCallback):
 
     def _write(self) -> None:
         assert self._pending is not None
-        content = {"method": repr(self._method), "state": self._pending.checkpoint}
+        content = {"method": serialization.fingerprint(self._method), "state": self._pending.checkpoint}
         serialization.save(self.path, "checkpoint", content)
         self._last, self._pending = time.monotonic(), None
 
@@ -103,11 +108,11 @@ def read_checkpoint(path: str | os.PathLike, method: AbstractMethod) -> Any:
     """
 
     def refuse(hole: str) -> Any:
-        raise ValueError(f"resume: {str(path)!r} has a hole {hole!r}")
+        raise serialization.UnfilledHole(f"resume: {str(path)!r} has a hole {hole!r}")
 
     content = serialization.load(path, "checkpoint", refuse)
-    if content["method"] != repr(method):
-        raise ValueError(f"resume: {str(path)!r} was written by {content['method']}, not by {method!r}")
+    if content["method"] != serialization.fingerprint(method):
+        raise ValueError(f"resume: {str(path)!r} was written by another method or other settings than {method!r}")
     return content["state"]
 
 

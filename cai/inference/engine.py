@@ -40,6 +40,10 @@ def infer(
     if not isinstance(method, AbstractMethod):
         hint = f"; did you mean {method.__name__}()?" if isinstance(method, type) else ""
         raise ValueError(f"infer: expected a method such as cai.SoftValueIteration(), got {method!r}{hint}")
+    if not isinstance(callbacks, Sequence) or not all(isinstance(c, AbstractCallback) for c in callbacks):
+        raise ValueError(
+            f"infer: callbacks must be a list of callbacks, such as [cai.ProgressBar()], got {callbacks!r}"
+        )
     started = time.perf_counter()
     method.accepts(graph)
     state = method.init(graph, seed)

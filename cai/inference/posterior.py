@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cai.data import serialization
 from cai.data.trajectories import Trajectories
-from cai.errors import Unavailable
+from cai.errors import CorruptFile, Unavailable
 from cai.graph.trajectory_graph import TrajectoryGraph
 from cai.inference.stats import Stats
 
@@ -174,7 +174,10 @@ def load(path: str | os.PathLike, *, graph: TrajectoryGraph | None = None) -> Po
         slot = hole.removeprefix("graph.").split(".")[0]
         value = getattr(graph, slot, None)
         if value is None:
-            raise ValueError(f"load: {str(path)!r} was saved without its {slot}; give graph= with one")
+            raise serialization.UnfilledHole(f"load: {str(path)!r} was saved without its {slot}; give graph= with one")
         return value
 
-    return serialization.load(path, "posterior", fill)
+    posterior = serialization.load(path, "posterior", fill)
+    if not isinstance(posterior, Posterior):
+        raise CorruptFile(f"{str(path)!r} is damaged: it holds a {type(posterior).__name__}")
+    return posterior

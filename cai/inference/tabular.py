@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,7 +57,12 @@ class TabularPosterior(Posterior):
     def unpack(cls, parts: dict[str, Any]) -> TabularPosterior:
         """Makes the posterior of what a file gave."""
         with torch.no_grad():
-            return cls(**parts, tables=tabulate(parts["graph"]))
+            posterior = cls(**parts, tables=tabulate(parts["graph"]))
+        num_steps = posterior.tables.horizon or 1
+        expected = (num_steps, posterior.tables.num_states, posterior.tables.num_actions)
+        if posterior.messages.q.shape != expected:
+            raise ValueError(f"messages of shape {list(posterior.messages.q.shape)} on a graph of {list(expected)}")
+        return posterior
 
     # What is read at a state, an action and a time.
 
@@ -91,10 +95,7 @@ class TabularPosterior(Posterior):
         state = state_index(state, self.tables.num_states).to(self.messages.v.device)
         if self.tables.horizon is None:
             return state, torch.zeros((), dtype=torch.int64, device=state.device)
-        t = torch.as_tensor(np.asarray(t) if not isinstance(t, Tensor) else t)
-        if ((t < 0) | (t > last)).any():
-            raise ValueError(f"t must be within 0..{last} on a horizon of {self.tables.horizon}, got {t.tolist()}")
-        return state, t.to(torch.int64).to(state.device)
+        return state, state_index(t, last + 1, "t").to(state.device)
 
     def _action(self, action: Any) -> Tensor:
         return state_index(action, self.tables.num_actions, "action").to(self.messages.v.device)
@@ -250,6 +251,7 @@ class TabularPosterior(Posterior):
         for t in range(num_steps):
             ends = died & (trajectories.lengths == t + 1)
             step = self._log_prob_step(t, states[:, t], actions[:, t], states[:, t + 1], ends)
+            step = torch.where(self.tables.terminal[states[:, t]], -torch.inf, step)  # nothing is done there any more
             total = total + torch.where(mask[:, t], step, 0.0)
         return total
 
@@ -290,13 +292,19 @@ class TabularPosterior(Posterior):
             "initial distribution": (mine.initial, theirs.initial),
             "terminal states": (mine.terminal, theirs.terminal),
             "terminal reward": (mine.terminal_values, theirs.terminal_values),
-            "action prior": (mine.priors, theirs.priors),
-            "reward": (mine.expected_rewards, theirs.expected_rewards),
-            "dynamics": (mine.step(0).transitions.values, theirs.step(0).transitions.values),
         }
+        for t in range(max(len(mine.steps), len(theirs.steps))):
+            here, there = mine.step(t), theirs.step(t)
+            if t and here is mine.step(t - 1) and there is theirs.step(t - 1):
+                continue
+            pairs[f"action prior at time {t}"] = (here.prior, there.prior)
+            pairs[f"reward at time {t}"] = (here.expected_rewards, there.expected_rewards)
+            pairs[f"dynamics at time {t}"] = (here.transitions.values, there.transitions.values)
         for name, (first, second) in pairs.items():
-            if first.shape != second.shape or not torch.equal(first, second):
+            if first is not second and (first.shape != second.shape or not torch.equal(first, second)):
                 raise ValueError(f"gap: the graphs differ in their {name}")
+        if self.graph.evidence != other.graph.evidence:
+            raise ValueError("gap: the graphs differ in their evidence")
 
     def _unavailable(self, name: str, reason: str = "") -> NoReturn:
         super()._unavailable(name, reason)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cai.data.serialization import serializable
 from cai.errors import IncompatibleMethod
-from cai.factors.checks import check_rows
+from cai.factors.checks import as_table, check_rows
 from cai.factors.policy import TabularPolicy
 from cai.graph.trajectory_graph import TrajectoryGraph
 from cai.methods.solvers import Newton, Solver
@@ -137,20 +137,21 @@ def _raw_table(policy: Any, graph: TrajectoryGraph, tables: Tables) -> Tensor:
         policy = policy.bind(graph)
     if isinstance(policy, TabularPolicy):
         return policy.probs
-    if not callable(policy) and not hasattr(policy, "policy"):
-        return (
-            TabularPolicy(policy).probs if torch.as_tensor(policy).dim() == 2 else TabularPolicy.per_step(policy).probs
-        )
     act = getattr(policy, "policy", policy)
+    if not callable(act):
+        table = as_table(policy, "PolicyEvaluation: the policy's probabilities", None)
+        return TabularPolicy.per_step(table).probs if table.dim() == 3 else TabularPolicy(table).probs
     states = torch.arange(tables.num_states)
-    rows = [_probs(act(states, t)) for t in range(tables.horizon or 1)]
-    return torch.stack(rows)
+    return torch.stack([_probs(act(states, t), tables) for t in range(tables.horizon or 1)])
 
 
-def _probs(choice: Any) -> Tensor:
-    probs = getattr(choice, "probs", None)
-    if not isinstance(probs, Tensor):
+def _probs(choice: Any, tables: Tables) -> Tensor:
+    probs, expected = getattr(choice, "probs", None), (tables.num_states, tables.num_actions)
+    if not isinstance(probs, Tensor) or probs.shape != expected:
+        found = (
+            f"{type(choice).__name__} of {list(probs.shape)}" if isinstance(probs, Tensor) else type(choice).__name__
+        )
         raise ValueError(
-            f"PolicyEvaluation: policy(state, t) must return a Categorical on tables, got {type(choice).__name__}"
+            f"PolicyEvaluation: policy(state, t) must return a Categorical of {list(expected)} for all states, got {found}"
         )
     return probs

@@ -14,6 +14,7 @@ Source: Ziebart, Bagnell and Dey (2010); Levine (2018), section 3.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from cai.data.serialization import serializable
 from cai.methods.solvers import Newton, Solver, ValueIteration
@@ -41,6 +42,12 @@ class SoftValueIteration(AbstractTabularMethod):
     solver: ValueIteration | Newton | None = None
     tolerance: float = 1e-10
     max_steps: int | None = None
+
+    def accepts(self, graph: Any) -> None:
+        """Raises `IncompatibleMethod` unless the graph has tables; `ValueError` for what is not a solver."""
+        if not isinstance(self.solver, ValueIteration | Newton | None):
+            raise ValueError(f"SoftValueIteration: expected a solver such as Newton(), got {self.solver!r}")
+        super().accepts(graph)
 
     @property
     def reading(self) -> Reading:

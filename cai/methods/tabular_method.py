@@ -80,6 +80,8 @@ class AbstractTabularMethod(AbstractMethod):
     def accepts(self, graph: Any) -> None:
         """Raises `IncompatibleMethod` unless the graph is a trajectory graph on tables."""
         name = type(self).__name__
+        if not 0.0 <= self.target < math.inf:
+            raise ValueError(f"{name}: tolerance must be a finite number of at least 0, got {self.target}")
         if not isinstance(graph, TrajectoryGraph):
             raise IncompatibleMethod(f"{name} answers trajectory graphs on tables, not a {type(graph).__name__}")
         if isinstance(graph.dynamics, Environment):
@@ -164,7 +166,9 @@ class AbstractTabularMethod(AbstractMethod):
             raise ValueError(
                 f"resume: the checkpoint is of {checkpoint.v.numel()} states, the graph has {state.iterate.v.numel()}"
             )
-        return state if state.problem.tables.horizon is not None else replace(state, iterate=checkpoint)
+        if state.problem.tables.horizon is not None:
+            return state
+        return replace(state, iterate=replace(checkpoint, v=checkpoint.v.to(state.iterate.v.device)))
 
     def _stopped_early(self, problem: Stationary, iterate: Iterate) -> None:
         if not problem.contracts and not math.isfinite(iterate.certified_error) and iterate.residual > 1e-6:

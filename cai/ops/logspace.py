@@ -117,10 +117,13 @@ def _log_expectation(x: Tensor, weights: Tensor, reducer: Reducer, all_positive:
     if not _are_close(below if all_positive else torch.where(weights > 0, below, 0.0)):
         return top + reducer.sum(weights * below.exp()).log()
     excess = reducer.sum(weights * below.expm1())
-    lack = reducer.sum(weights) - 1.0
-    # Rounding of the weights' sum must not be multiplied by the temperature: see the module's doc string.
-    lack = torch.where(lack.abs() < 64 * torch.finfo(x.dtype).eps, 0.0, lack)
-    return top + (lack + excess).log1p()
+    return top + (excess - lack_to_one(reducer.sum(weights))).log1p()
+
+
+def lack_to_one(sums: Tensor) -> Tensor:
+    """Computes 1 - sum, zero where rounding alone can have made it: the temperature would multiply that."""
+    lack = 1.0 - sums
+    return torch.where(lack.abs() < 64 * torch.finfo(sums.dtype).eps, 0.0, lack)
 
 
 def _are_close(below: Tensor) -> bool:
@@ -133,7 +136,7 @@ def _are_close(below: Tensor) -> bool:
 
 
 def _logsumexp(x: Tensor, dim: int) -> Tensor:
-    """Computes log sum exp with one shift for all slices where that loses nothing, which is twice as fast as torch's."""
+    """Computes log sum exp with one shift for all slices where that loses nothing: twice as fast as torch's."""
     if x.numel():
         low, high = x.aminmax()
         if high - low < 0.8 * -math.log(torch.finfo(x.dtype).tiny):

@@ -10,8 +10,9 @@ Forward, for the trajectory distribution that the messages describe, with kernel
 
     d_0 = q(s_0),     d_{t+1}(s') = sum_{s,a} d_t(s) pi_t(a|s) K_t(s'|s,a)  (+ d_t(s') where s' is terminal).
 
-One vectorised step per time step; nothing is unrolled over states, actions or samples. Rewards, terminal values and initial
-distributions may carry leading batch dimensions (many rewards on one world); so do the messages then, before the time.
+One vectorised step per time step; nothing is unrolled over states, actions or samples. Rewards, terminal values and
+initial distributions may carry leading batch dimensions (many rewards on one world); so do the messages then, before
+the time.
 """
 
 from __future__ import annotations

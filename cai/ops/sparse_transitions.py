@@ -27,12 +27,12 @@ class SparseTransitions(Transitions):
     pattern: Pattern
 
     @cached_property
-    def num_states(self) -> int:  # type: ignore[override]
+    def num_states(self) -> int:
         """Number of states S."""
         return self.pattern.num_columns
 
     @cached_property
-    def num_actions(self) -> int:  # type: ignore[override]
+    def num_actions(self) -> int:
         """Number of actions A."""
         return self.pattern.num_rows // self.pattern.num_columns
 

@@ -25,7 +25,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from cai.ops.logspace import NEG_INF, AlongDim, Reducer, finite, log_expectation, safe_log
+from cai.ops.logspace import NEG_INF, AlongDim, Reducer, finite, lack_to_one, log_expectation, safe_log
 from cai.ops.sampling import sample_index
 
 
@@ -140,6 +140,10 @@ class Transitions(ABC):
             exponent = self.at_next(x) + log_weights
         return self._shaped(log_expectation(exponent, self.values, self._reducer, all_positive=self._all_positive))
 
+    def _lack(self, like: Tensor) -> Tensor:
+        """What the rows lack to one, `[S, A]`; rounding counts as nothing."""
+        return lack_to_one(self._product(torch.ones_like(like)))
+
     @property
     def _all_positive(self) -> bool:
         return self._range_of_values[0]
@@ -170,7 +174,7 @@ class Transitions(ABC):
     def _log_product(self, below: Tensor) -> Tensor:
         """Computes log sum_s' p exp(x - max x) by one product with the table; `-inf` where nothing possible remains."""
         if below.detach().amin() > -1.0:  # next to one: see cai.ops.logspace
-            return self._product(below.expm1()).log1p()
+            return (self._product(below.expm1()) - self._lack(below)).log1p()
         return safe_log(self._product(below.exp()))
 
     def best(self, x: Tensor, log_weights: Tensor | None = None, temperature: float | Tensor = 1.0) -> Tensor:

@@ -89,7 +89,7 @@ def _panels(world: World, num: int) -> list[Axes]:
 
 def _best_columns(num: int, shape: float) -> int:
     """Chooses how many panels stand beside each other: three, two when the grid is wide, all when they are few."""
-    return min(num, 1 if shape > 4 else 2 if shape > 1.7 else 3)
+    return min(num, 2 if shape > 1.7 else 3)
 
 
 def _heat_map(world: World, marginals: Array, times: Sequence[int] | None, ax: Axes | None) -> Figure:

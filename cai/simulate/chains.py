@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -44,8 +45,9 @@ class ChainSampler:
         Raises:
             ValueError: A negative number, or an episode that does not end.
         """
-        if num < 1:
-            raise ValueError(f"the number of episodes must be at least 1, got {num}")
+        for name, number in (("number of episodes", num), ("length", length)):
+            if number is not None and (not isinstance(number, numbers.Integral) or number < 1):
+                raise ValueError(f"sample: the {name} must be a whole number of at least 1, got {number}")
         state = sample_index(self.initial.detach().expand(num, -1), generator)
         running = ~self.tables.terminal[state]
         states, actions, rewards = [state], [], []
@@ -63,7 +65,9 @@ class ChainSampler:
                 continue
             action = self.act(state, t)
             kernel = self.kernel(t)
-            following = torch.where(running, kernel.arrival.sample(state, action, generator), state)
+            going = torch.where(running, torch.arange(num, device=state.device), running.nonzero()[0])
+            following = kernel.arrival.sample(state[going], action[going], generator)  # never from where one has ended
+            following = torch.where(running, following, state)
             actions.append(action)
             rewards.append(torch.where(running, self._reward(t, state, action, following), 0.0))
             lengths += running

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor
 
 from cai.data.trajectories import Trajectories
+from cai.factors.checks import state_index
 from cai.factors.protocols import Stepped, TabulatedDynamics
+from cai.graph.environments import make_environment
 from cai.graph.tabulate import tabulate
 from cai.graph.trajectory_graph import TrajectoryGraph
 from cai.ops.readings import Kernel
@@ -47,10 +50,11 @@ def rollout(
     Raises:
         ValueError: Nothing ends an episode and no length is given; or a bad number of episodes.
     """
-    if num_episodes < 1:
-        raise ValueError(f"rollout: num_episodes must be at least 1, got {num_episodes}")
-    if isinstance(graph_or_env, str):
-        graph_or_env = gymnasium.make(graph_or_env)
+    for name, number in (("num_episodes", num_episodes), ("length", length)):
+        if number is not None and (not isinstance(number, numbers.Integral) or number < 1):
+            raise ValueError(f"rollout: {name} must be a whole number of at least 1, got {number}")
+    if not isinstance(graph_or_env, TrajectoryGraph):
+        graph_or_env = make_environment(graph_or_env, {})
     act = _as_callable(policy, graph_or_env)
     if isinstance(graph_or_env, gymnasium.Env):
         return _in_environment(graph_or_env, act, num_episodes, seed, length)
@@ -85,16 +89,27 @@ def _as_callable(policy: Any, world: Any) -> Callable[[Any, int], Any]:
 
 def _in_tables(graph: TrajectoryGraph, act: Any, num: int, seed: int | None, length: int | None) -> Trajectories:
     tables = tabulate(graph)
+    if length is not None and len(tables.steps) > 1 and length > len(tables.steps):
+        raise ValueError(
+            f"rollout: length {length} is beyond the {len(tables.steps)} steps that the graph has tables for"
+        )
     if length is None and not tables.terminal.any():
         raise ValueError("rollout: the horizon is infinite and no state is terminal; give length=")
     with seeded(seed, tables.initial.device) as generator, torch.no_grad():
         sampler = ChainSampler(
             tables,
             tables.initial / tables.initial.sum(),
-            lambda state, t: drawn(act(state, t), generator).to(state),
+            lambda state, t: _actions(drawn(act(state, t), generator), state, tables.num_actions),
             lambda t: Kernel(tables.step(t).transitions),
         )
         return sampler.sample(num, length, generator)
+
+
+def _actions(actions: Tensor, state: Tensor, num_actions: int) -> Tensor:
+    index = state_index(actions, num_actions, "rollout: action").to(state.device)
+    if index.shape not in ((), state.shape):
+        raise ValueError(f"rollout: the policy gave actions {list(index.shape)} for states {list(state.shape)}")
+    return index.expand(state.shape)
 
 
 def _in_environment(env: gymnasium.Env, act: Any, num: int, seed: int | None, length: int | None) -> Trajectories:

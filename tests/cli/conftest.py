@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,7 +34,9 @@ def cai_program(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Runs the program in this process, on a terminal 100 characters wide."""
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.delenv("FORCE_COLOR", raising=False)
-    return lambda *args: CliRunner().invoke(app, [str(arg) for arg in args])
+    # Older versions mix the two streams unless told not to.
+    separate = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
+    return lambda *args: CliRunner(**separate).invoke(app, [str(arg) for arg in args])
 
 
 @pytest.fixture

@@ -63,5 +63,5 @@ def test_keys() -> None:
 
 def test_suggestions_ignore_case_and_stop_at_three() -> None:
     assert did_you_mean("TAXI", ["Taxi-v4", "gridworld"]) == "did you mean Taxi-v4?"
-    assert did_you_mean("a1", ["a2", "a3", "a4", "a5"]).count("a") == "did you mean or or ?".count("a") + 3
+    assert did_you_mean("lake", ["lake1", "lake2", "lake3", "lake4"]).count("lake") == 3
     assert did_you_mean("zebra", ["quilt"]) == ""

@@ -68,11 +68,11 @@ def test_maps_of_the_frozen_lake(cai_program: Program) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods(cai_program: Program, name: str) -> None:
-    infinite = name != "max-product"
-    horizon = ["--infinite"] if infinite else ["--horizon", "30"]
-    result = cai_program("solve", "gridworld", "--method", name, "--discount", "0.9", "--temperature", "5", *horizon)
+    changes = ["--horizon", "30"] if name == "max-product" else ["--infinite", "--discount", "0.9"]
+    result = cai_program("solve", "gridworld", "--method", name, "--temperature", "5", *changes)
     assert result.exit_code == 0, result.stderr
-    graph = cai.load_model("gridworld", horizon=None if infinite else 30).replace(discount=0.9, temperature=5.0)
+    horizon, discount = (30, 1.0) if name == "max-product" else (None, 0.9)
+    graph = cai.load_model("gridworld").replace(horizon=horizon, discount=discount, temperature=5.0)
     posterior = cai.infer(graph, METHODS[name]())
     assert row(result.stdout, "method").startswith(type(posterior.method).__name__)
     assert number(result.stdout, "log evidence") == pytest.approx(float(posterior.log_evidence), rel=1e-5)

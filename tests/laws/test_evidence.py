@@ -103,6 +103,20 @@ def test_state_evidence_under_deterministic_dynamics_is_the_posterior() -> None:
     assert_close(soft.state_marginals, exact.state_marginals)
 
 
+@pytest.mark.parametrize("discount", [1.0, 0.8])
+def test_evidence_on_the_start_under_fixed_dynamics(discount: float) -> None:
+    """The start is where it is known to be, and its probability is part of the evidence."""
+    problem = oracles.random_problem(86, discount=discount, num_terminal=1).replace(states={0: 1})
+    posterior = cai.infer(graph_of(problem), cai.SoftValueIteration())
+    there = problem.replace(initial=np.array([0.0, 1.0, 0.0]), states={})
+    best = oracles.backward(there, "fixed")
+    assert_close(posterior.log_evidence, best.log_evidence + np.log(problem.initial[1]))
+    assert_close(posterior.state_marginals, oracles.rollout_marginals(there, best.policy)[0])
+    exact = cai.infer(graph_of(problem), cai.SumProduct())
+    assert_close(exact.log_evidence, oracles.enumerate_posterior(problem).log_evidence)
+    assert_close(posterior.gap(exact).kl, exact.log_evidence - posterior.log_evidence)
+
+
 def test_state_evidence_that_no_policy_can_guarantee_is_refused() -> None:
     problem = oracles.random_problem(76).replace(states={2: 1})
     with pytest.raises(cai.IncompatibleMethod):
