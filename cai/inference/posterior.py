@@ -19,7 +19,7 @@ from cai.inference.stats import Stats
 
 @dataclass(frozen=True)
 class Gap:
-    """Two posteriors on the same graph, side by side.
+    """Two posteriors on the same graph, side by side; every quantity is a 0-dim tensor.
 
     Attributes:
         evidence_gap: Evidence minus bound, nats: of the two, the exact evidence minus the bound; where both or neither

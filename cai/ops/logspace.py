@@ -93,12 +93,18 @@ def log_expectation(
 
 
 def max_over_support(x: Tensor, weights: Tensor, dim: int = -1) -> Tensor:
-    """Takes the maximum of `x` over the entries of positive weight along `dim`; `-inf` where there is none."""
+    """Takes the maximum of `x` over the entries of positive weight along `dim`; `-inf` where there is none.
+
+    Args:
+        x: `[..., n, ...]`.
+        weights: `[..., n, ...]`, at least zero.
+        dim: The dimension to reduce.
+    """
     return torch.where(weights > 0, x, NEG_INF).amax(dim)
 
 
 def safe_log(x: Tensor) -> Tensor:
-    """Computes log x for x >= 0, with `-inf` at zero, and gradient zero there."""
+    """Computes log x for x >= 0, `[...]`, with `-inf` at zero, and gradient zero there."""
     if not (x.requires_grad and torch.is_grad_enabled()):
         return x.log()
     positive = x > 0
@@ -106,7 +112,7 @@ def safe_log(x: Tensor) -> Tensor:
 
 
 def finite(top: Tensor) -> Tensor:
-    """Raises `-inf` to the least finite number, so that -inf - top is `-inf` and not NaN."""
+    """Raises `-inf` to the least finite number, `[...]`, so that -inf - top is `-inf` and not NaN."""
     return top.clamp(min=torch.finfo(top.dtype).min)
 
 
@@ -121,9 +127,16 @@ def _log_expectation(x: Tensor, weights: Tensor, reducer: Reducer, all_positive:
 
 
 def lack_to_one(sums: Tensor) -> Tensor:
-    """Computes 1 - sum, zero where rounding alone can have made it: the temperature would multiply that."""
+    """Computes 1 - sum, zero where rounding alone can have made it: the temperature would multiply that.
+
+    Args:
+        sums: `[...]`, sums of weights.
+
+    Returns:
+        `[...]`; the gradient is that of 1 - sum everywhere.
+    """
     lack = 1.0 - sums
-    return torch.where(lack.abs() < 64 * torch.finfo(sums.dtype).eps, 0.0, lack)
+    return torch.where(lack.abs() < 64 * torch.finfo(sums.dtype).eps, lack - lack.detach(), lack)
 
 
 def _are_close(below: Tensor) -> bool:

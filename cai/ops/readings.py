@@ -165,7 +165,7 @@ class FixedDynamics(_SoftReading):
         return torch.add(step.expected_rewards, step.transitions.expect(v_next), alpha=step.discount)
 
     def kernel(self, step: StepTables, q: Tensor, v_next: Tensor) -> Kernel:
-        """Gives p itself, and the discount as the chance to go on."""
+        """Gives p itself, and the discount as the chance to go on; messages as `[S, A]` and `[S]`."""
         if step.discount == 1.0:
             return Kernel(step.transitions)
         return Kernel(step.transitions, survival=torch.full_like(v_next, step.discount))
@@ -195,7 +195,7 @@ class PosteriorDynamics(_SoftReading):
         return step.rewards + step.temperature * self._log_arrival(step, v_next)
 
     def kernel(self, step: StepTables, q: Tensor, v_next: Tensor) -> Kernel:
-        """Computes p(s'|s,a,O) ~ p(s'|s,a) exp((r_e + W'(s')) / alpha)."""
+        """Computes p(s'|s,a,O) ~ p(s'|s,a) exp((r_e + W'(s')) / alpha) of messages `[S, A]` and `[S]`."""
         tilt = Tilt(_with_death(step, v_next), self._log_arrival(step, v_next), self._log_entries(step))
         return Kernel(step.transitions, tilt, self._survival(step, v_next))
 
@@ -248,7 +248,7 @@ class MostProbable(Reading):
         return safe_log(torch.nn.functional.one_hot(best, q.shape[-1]).to(q.dtype))
 
     def kernel(self, step: StepTables, q: Tensor, v_next: Tensor) -> Kernel:
-        """Puts all mass on the best next state, the first of equals."""
+        """Puts all mass on the best next state, the first of equals, by messages `[S, A]` and `[S]`."""
         transitions = step.transitions
         scores = transitions.scores(v_next, step.entry_rewards, step.temperature)
         best = transitions.best(v_next, step.entry_rewards, step.temperature)

@@ -105,7 +105,7 @@ class Pattern:
         return groups.index_select(-1, self.rows)
 
     def find(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Looks entries up: their positions (any position where absent) and whether they are stored."""
+        """Looks entries up, `[N]` each: their positions (any position where absent) and whether they are stored."""
         wanted = rows * self.num_columns + columns
         if not self.num_entries:
             return torch.zeros_like(wanted), torch.zeros_like(wanted, dtype=torch.bool)

@@ -84,7 +84,7 @@ class Transitions(ABC):
 
     @abstractmethod
     def entry(self, entries: Tensor, state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
-        """Reads a quantity on entries at given triples; zero where no entry is stored."""
+        """Reads a quantity on entries at given triples, `[N]` each; zero where no entry is stored."""
 
     @abstractmethod
     def sample(self, state: Tensor, action: Tensor, generator: torch.Generator) -> Tensor:
@@ -92,7 +92,7 @@ class Transitions(ABC):
 
     @abstractmethod
     def first_of_each(self, marked: Tensor) -> Tensor:
-        """Keeps the first marked entry of each (state, action): 0/1 entries to 0/1 entries."""
+        """Keeps the first marked entry of each (state, action): 0/1 entries `[..., S, A, S]` or `[..., nnz]`."""
 
     @abstractmethod
     def rows(self, state: Tensor, action: Tensor) -> Tensor:
@@ -100,10 +100,10 @@ class Transitions(ABC):
 
     @abstractmethod
     def state_matrix(self, weights: Tensor) -> np.ndarray | scipy.sparse.csr_matrix:
-        """Computes the matrix G(s, s') = sum_a weights(s, a) p(s'|s,a) on the CPU, detached."""
+        """Computes G(s, s') = sum_a weights(s, a) p(s'|s,a), `[S, A]` to `[S, S]`, on the CPU, detached."""
 
     def reweighted(self, values: Tensor) -> Transitions:
-        """Puts other values on the same entries."""
+        """Puts other values, `[..., S, A, S]` or `[..., nnz]`, on the same entries."""
         return replace(self, values=values)
 
     def expect(self, v: Tensor) -> Tensor:
@@ -164,7 +164,7 @@ class Transitions(ABC):
         return x - top, top
 
     def spans_little(self, below: Tensor) -> bool:
-        """Says whether exp(x - max x) p stays a normal number for any p, so that one shift serves all rows."""
+        """Says whether exp(x - max x) p is a normal number for any p: x - max x `[..., S]`; one shift then serves all."""
         below = below.detach()
         least = float(below.amin())
         if math.isinf(least):
@@ -191,7 +191,7 @@ class Transitions(ABC):
         return self._shaped(self._reducer.max(self.scores(x, log_weights, temperature)))
 
     def scores(self, x: Tensor, log_weights: Tensor | None = None, temperature: float | Tensor = 1.0) -> Tensor:
-        """Computes, on entries, what `best` maximises."""
+        """Computes, on entries `[..., S, A, S]` or `[..., nnz]`, what `best` maximises."""
         total = self.at_next(x) if log_weights is None else self.at_next(x) + log_weights
         possible = self.values > 0
         return torch.where(possible, total + temperature * torch.where(possible, self.values, 1.0).log(), NEG_INF)
