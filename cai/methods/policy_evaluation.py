@@ -148,10 +148,9 @@ def _raw_table(policy: Any, graph: TrajectoryGraph, tables: Tables) -> Tensor:
 def _probs(choice: Any, tables: Tables) -> Tensor:
     probs, expected = getattr(choice, "probs", None), (tables.num_states, tables.num_actions)
     if not isinstance(probs, Tensor) or probs.shape != expected:
-        found = (
-            f"{type(choice).__name__} of {list(probs.shape)}" if isinstance(probs, Tensor) else type(choice).__name__
-        )
+        shape = f" of {list(probs.shape)}" if isinstance(probs, Tensor) else ""
         raise ValueError(
-            f"PolicyEvaluation: policy(state, t) must return a Categorical of {list(expected)} for all states, got {found}"
+            f"PolicyEvaluation: policy(state, t) must return a Categorical of {list(expected)}, for all states at once, "
+            f"got {type(choice).__name__}{shape}"
         )
     return probs

@@ -10,7 +10,7 @@ def sample_index(weights: Tensor, generator: torch.Generator | None = None) -> T
     """Draws an index in proportion to weights along the last dimension, by inversion of the cumulative sum.
 
     Args:
-        weights: `[..., n]`, at least zero, not all zero.
+        weights: `[..., n]`, at least zero; where all are zero the index means nothing.
         generator: The source of randomness.
 
     Returns:
@@ -21,4 +21,4 @@ def sample_index(weights: Tensor, generator: torch.Generator | None = None) -> T
     uniform = torch.rand(total.shape, dtype=weights.dtype, device=weights.device, generator=generator)
     # The product can round up to the total itself, beyond the last index that has weight.
     threshold = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
-    return (cumulative <= threshold).sum(-1)
+    return (cumulative <= threshold).sum(-1).clamp(max=weights.shape[-1] - 1)

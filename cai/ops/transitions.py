@@ -164,7 +164,7 @@ class Transitions(ABC):
         return x - top, top
 
     def spans_little(self, below: Tensor) -> bool:
-        """Says whether exp(x - max x) p is a normal number for any p: x - max x `[..., S]`; one shift then serves all."""
+        """Says whether exp(x - max x) p is a normal number for any p, given x - max x `[..., S]`."""
         below = below.detach()
         least = float(below.amin())
         if math.isinf(least):

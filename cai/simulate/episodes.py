@@ -90,9 +90,7 @@ def _as_callable(policy: Any, world: Any) -> Callable[[Any, int], Any]:
 def _in_tables(graph: TrajectoryGraph, act: Any, num: int, seed: int | None, length: int | None) -> Trajectories:
     tables = tabulate(graph)
     if length is not None and len(tables.steps) > 1 and length > len(tables.steps):
-        raise ValueError(
-            f"rollout: length {length} is beyond the {len(tables.steps)} steps that the graph has tables for"
-        )
+        raise ValueError(f"rollout: length {length} is beyond the {len(tables.steps)} steps of the graph's tables")
     if length is None and not tables.terminal.any():
         raise ValueError("rollout: the horizon is infinite and no state is terminal; give length=")
     with seeded(seed, tables.initial.device) as generator, torch.no_grad():
