@@ -150,7 +150,7 @@ def _probs(choice: Any, tables: Tables) -> Tensor:
     if not isinstance(probs, Tensor) or probs.shape != expected:
         shape = f" of {list(probs.shape)}" if isinstance(probs, Tensor) else ""
         raise ValueError(
-            f"PolicyEvaluation: policy(state, t) must return a Categorical of {list(expected)}, for all states at once, "
-            f"got {type(choice).__name__}{shape}"
+            f"PolicyEvaluation: policy(state, t) must return a Categorical of {list(expected)}, for all states at "
+            f"once, got {type(choice).__name__}{shape}"
         )
     return probs

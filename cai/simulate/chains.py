@@ -51,36 +51,28 @@ class ChainSampler:
         state = sample_index(self.initial.detach().expand(num, -1), generator)
         running = ~self.tables.terminal[state]
         states, actions, rewards = [state], [], []
-        lengths = torch.zeros(num, dtype=torch.int64, device=state.device)
-        t = 0
-        while (t < length) if length is not None else running.any():
+        lengths = torch.zeros_like(state)
+        while running.any() and (length is None or len(actions) < length):
+            t = len(actions)
             if t >= LONGEST_EPISODE:
                 raise ValueError(f"an episode has not ended after {LONGEST_EPISODE:,} steps; give length=")
-            if not running.any():  # all have ended: what follows is padding
-                pad = torch.zeros_like(state)
-                actions.append(pad)
-                rewards.append(pad.to(self.initial.dtype))
-                states.append(state)
-                t += 1
-                continue
-            action = self.act(state, t)
-            kernel = self.kernel(t)
+            action, kernel = self.act(state, t), self.kernel(t)
             going = torch.where(running, torch.arange(num, device=state.device), running.nonzero()[0])
             following = kernel.arrival.sample(state[going], action[going], generator)  # never from where one has ended
             following = torch.where(running, following, state)
             actions.append(action)
             rewards.append(torch.where(running, self._reward(t, state, action, following), 0.0))
+            states.append(following)
             lengths += running
             running = running & ~self.tables.terminal[following] & self._survives(kernel, following, generator)
-            states.append(following)
-            state, t = following, t + 1
-        terminated = ~running
-        if not actions:  # every episode starts at its end
-            return Trajectories(
-                states[0][:, None], lengths.new_zeros(num, 0), self.initial.new_zeros(num, 0), lengths, terminated
-            )
+            state = following
+        missing = (length or len(actions)) - len(actions)
         return Trajectories(
-            torch.stack(states, 1), torch.stack(actions, 1), torch.stack(rewards, 1), lengths, terminated
+            states=torch.stack(states + [state] * missing, 1),
+            actions=_columns(actions + [torch.zeros_like(state)] * missing, num, state),
+            rewards=_columns(rewards + [torch.zeros_like(self.initial[:1]).expand(num)] * missing, num, self.initial),
+            lengths=lengths,
+            terminated=~running,
         )
 
     def _reward(self, t: int, state: Tensor, action: Tensor, following: Tensor) -> Tensor:
@@ -96,3 +88,8 @@ class ChainSampler:
             return torch.ones_like(state, dtype=torch.bool)
         uniform = torch.rand(state.shape, dtype=kernel.survival.dtype, device=state.device, generator=generator)
         return uniform < kernel.survival.detach()[state]
+
+
+def _columns(parts: list[Tensor], num: int, like: Tensor) -> Tensor:
+    """Stacks what happened at each time, `[N]`, to `[N, T]`; T may be zero, where every episode starts at its end."""
+    return torch.stack(parts, 1) if parts else like.new_zeros(num, 0)
