@@ -7,6 +7,9 @@ Build a graph, ask it by a method, read the posterior:
     posterior.policy(0).probs, posterior.state_marginals, posterior.log_evidence
 """
 
+import importlib
+from typing import Any
+
 from cai import factors, methods, ops
 from cai.data import GridSpace, Trajectories
 from cai.errors import (
@@ -24,6 +27,14 @@ from cai.methods import MaxProduct, PolicyEvaluation, SoftPolicyIteration, SoftV
 from cai.simulate import rollout
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Loads `cai.plots` when it is first used, since it needs matplotlib, which is an extra."""
+    if name == "plots":
+        return importlib.import_module("cai.plots")
+    raise AttributeError(f"module 'cai' has no attribute {name!r}")
+
 
 __all__ = [
     "AbstractCallback",

@@ -71,6 +71,12 @@ class TabularReward:
         return tables if self.time_varying else tables[0]
 
     @property
+    def device(self) -> torch.device:
+        """Where the table lies."""
+        table = self._tables[0]
+        return table.values.device if isinstance(table, SparseTransitions) else table.device
+
+    @property
     def num_states(self) -> int:
         """Number of states S."""
         table = self._tables[0]
@@ -91,23 +97,19 @@ class TabularReward:
             ValueError: The reward is of transitions and `next_state` is missing; or an index is outside its range.
         """
         table = table_at(self._tables, t, self.num_steps, "TabularReward")
-        state = state_index(state, self.num_states)
-        if isinstance(table, Tensor) and table.dim() == 1:
-            shape = torch.broadcast_shapes(state.shape, *(torch.as_tensor(x).shape for x in (action,) if x is not None))
-            return table[state.to(table.device)].expand(shape)
-        assert self.num_actions is not None
-        if action is None:
-            raise ValueError("TabularReward: this reward needs the action")
-        action = state_index(action, self.num_actions, "action")
-        if isinstance(table, Tensor) and table.dim() == 2:
-            return table[state.to(table.device), action.to(table.device)]
-        if next_state is None:
-            raise ValueError("TabularReward: this reward is of transitions and needs next_state")
-        next_state = state_index(next_state, self.num_states, "next_state")
-        state, action, next_state = torch.broadcast_tensors(state, action, next_state)
-        if isinstance(table, SparseTransitions):
-            return table.entry(table.values, state, action, next_state)
-        return table[state, action, next_state]
+        order = 3 if isinstance(table, SparseTransitions) else table.dim()
+        names, sizes = ("state", "action", "next_state"), (self.num_states, self.num_actions or 0, self.num_states)
+        for name, value in zip(names[:order], (state, action, next_state), strict=False):
+            if value is None:
+                raise ValueError(f"TabularReward: this reward is of ({', '.join(names[:order])}) and needs the {name}")
+        at = [
+            state_index(x, n, name)
+            for x, n, name in zip((state, action, next_state)[:order], sizes, names, strict=False)
+        ]
+        rest = [torch.as_tensor(x) for x in (action, next_state)[order - 1 :] if x is not None]
+        shape = torch.broadcast_shapes(*(x.shape for x in (*at, *rest)))
+        places = [x.expand(shape).to(self.device) for x in at]
+        return table.entry(table.values, *places) if isinstance(table, SparseTransitions) else table[tuple(places)]
 
     def reward_tables(self, transitions: tuple[Transitions, ...]) -> tuple[tuple[Tensor | None, Tensor | None], ...]:
         """Gives r on (s, a) and on the transitions' entries, for all steps or for each; see `TabulatedReward`."""

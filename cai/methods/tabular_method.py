@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 import torch
+from torch import Tensor
 
 from cai.data.serialization import serializable
 from cai.errors import IncompatibleMethod, NotConverged
@@ -23,7 +24,7 @@ from cai.inference.stats import Stats
 from cai.inference.tabular import TabularPosterior
 from cai.methods.solvers import Newton, Solver, ValueIteration
 from cai.ops.fixed_point import Iterate, Stationary, largest_finite
-from cai.ops.messages import Backup, Messages, backward_messages, log_policy, optimal_backup
+from cai.ops.messages import Backup, Messages, assembled, backward_sweep, log_policy, optimal_backup
 from cai.ops.readings import Reading
 from cai.ops.tables import Tables
 
@@ -37,11 +38,13 @@ class TabularState:
     Attributes:
         problem: The world, the reading and the policy to evaluate, if one is.
         iterate: The fixed-point iteration; of a finite horizon, only its counters.
+        swept: Q and V of a finite horizon, from the last time backwards, as far as they are there.
         messages: The answer of a finite horizon, once it is there.
     """
 
     problem: Stationary
     iterate: Iterate
+    swept: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] = ((), ())
     messages: Messages | None = None
 
 
@@ -108,19 +111,23 @@ class AbstractTabularMethod(AbstractMethod):
             return TabularState(problem, Iterate(problem.start()))
 
     def step(self, graph: TrajectoryGraph, state: TabularState) -> TabularState:
-        """Does the whole backward pass, or a piece of the iteration."""
+        """Does a second's worth of the backward pass, or a piece of the iteration."""
         problem = state.problem
-        if problem.tables.horizon is None:
+        horizon = problem.tables.horizon
+        if horizon is None:
             with torch.no_grad():
                 solver = self.solver_for(problem.tables)
                 return replace(state, iterate=solver.advance(problem, state.iterate, self.target))
-        q, v = backward_messages(problem.tables, self.backup(problem))
-        messages = Messages(q, v, self.policy_of(problem, q, v))
-        rounding = 16 * torch.finfo(v.dtype).eps * problem.tables.horizon * largest_finite(v)
-        iterate = Iterate(v[0].detach(), problem.tables.horizon, 0.0, rounding, done=True)
-        return TabularState(problem, iterate, messages)
+        swept = backward_sweep(problem.tables, self.backup(problem), state.swept, seconds=1.0)
+        iterate = replace(state.iterate, num_steps=len(swept[0]))
+        if len(swept[0]) < horizon:
+            return replace(state, iterate=iterate, swept=swept)
+        q, v = assembled(swept)
+        rounding = 16 * torch.finfo(v.dtype).eps * horizon * largest_finite(v)
+        iterate = Iterate(v[0].detach(), horizon, 0.0, rounding, done=True)
+        return TabularState(problem, iterate, messages=Messages(q, v, self.policy_of(problem, q, v)))
 
-    def policy_of(self, problem: Stationary, q: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def policy_of(self, problem: Stationary, q: Tensor, v: Tensor) -> Tensor:
         """Gives log pi of the messages of a finite horizon, `[T, S, A]`."""
         return log_policy(problem.tables, problem.reading, q, v[:-1])
 
@@ -219,7 +226,7 @@ def need_exits(tables: Tables, name: str) -> None:
 
 def default_solver(tables: Tables) -> ValueIteration | Newton:
     """Picks Newton where sweeps would be many; at temperature 0 without discount Newton may never end, sweeps do."""
-    hard = not isinstance(tables.temperature, torch.Tensor) and tables.temperature == 0.0
+    hard = not isinstance(tables.temperature, Tensor) and tables.temperature == 0.0
     if tables.discount == 1.0 and hard:
         return ValueIteration(max_steps=100_000)
     return Newton() if tables.discount > 0.9 else ValueIteration()

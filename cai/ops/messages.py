@@ -17,6 +17,8 @@ the time.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -88,15 +90,45 @@ def backward_messages(tables: Tables, backup: Backup) -> tuple[Tensor, Tensor]:
     Raises:
         NonFinite: A message is NaN or `+inf`; the message names the time step and the state.
     """
+    return assembled(backward_sweep(tables, backup))
+
+
+#: Q and V of a backward pass, the last time first: `[..., S, A]` and `[..., S]` each; V has one more, the terminal one.
+Swept = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
+
+
+def backward_sweep(tables: Tables, backup: Backup, swept: Swept = ((), ()), *, seconds: float = math.inf) -> Swept:
+    """Goes on with a backward pass for a while, so that a long one can be watched.
+
+    Args:
+        tables: A world of finite horizon T.
+        backup: How a message passes through one step.
+        swept: Where the pass stands; nothing yet by default.
+        seconds: Stop after this time.
+
+    Returns:
+        What is there now: messages `[..., S, A]` and `[..., S]` of the last times; T of the former when it is done.
+    """
     horizon = tables.horizon
     assert horizon is not None
-    v = tables.masked(tables.terminal_values, horizon)
-    qs, vs = [], [v]
-    for t in reversed(range(horizon)):
-        q, v = bellman_step(tables, backup, t, v)
+    qs, vs = list(swept[0]), list(swept[1]) or [tables.masked(tables.terminal_values, horizon)]
+    stop = time.perf_counter() + seconds
+    for t in reversed(range(horizon - len(qs))):
+        q, v = bellman_step(tables, backup, t, vs[-1])
         qs.append(q)
         vs.append(v)
-    q, v = torch.stack(qs[::-1], -3), torch.stack(torch.broadcast_tensors(*vs[::-1]), -2)
+        if time.perf_counter() > stop:
+            break
+    return tuple(qs), tuple(vs)
+
+
+def assembled(swept: Swept) -> tuple[Tensor, Tensor]:
+    """Puts a finished backward pass in order of time: Q `[..., T, S, A]` and V `[..., T + 1, S]`.
+
+    Raises:
+        NonFinite: A message is NaN or `+inf`; the message names the time step and the state.
+    """
+    q, v = torch.stack(swept[0][::-1], -3), torch.stack(torch.broadcast_tensors(*swept[1][::-1]), -2)
     check_messages(v)
     return q, v
 

@@ -50,7 +50,9 @@ class ChainSampler:
                 raise ValueError(f"sample: the {name} must be a whole number of at least 1, got {number}")
         state = sample_index(self.initial.detach().expand(num, -1), generator)
         running = ~self.tables.terminal[state]
-        states, actions, rewards = [state], [], []
+        states: list[Tensor] = [state]
+        actions: list[Tensor] = []
+        rewards: list[Tensor] = []
         lengths = torch.zeros_like(state)
         while running.any() and (length is None or len(actions) < length):
             t = len(actions)

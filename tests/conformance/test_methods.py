@@ -67,9 +67,14 @@ GRAPHS: dict[str, Make] = {
     "infinite posterior": infinite(211, target=0.7),
     "first exit": infinite(212, target=0.9, num_terminal=1, discount=1.0),
     "frozen lake first exit": lambda: cai.from_gym("FrozenLake-v1", temperature=1.0),
+    "model inventory": lambda: cai.load_model("inventory"),
+    "model risky_branch": lambda: cai.load_model("risky_branch"),
+    "model two_state": lambda: cai.load_model("two_state"),
+    "model gridworld": lambda: cai.load_model("gridworld"),
+    "model random_walk": lambda: cai.load_model("random_walk"),
 }
-ENDLESS = ("infinite", "infinite terminal", "infinite posterior", "first exit", "frozen lake first exit")
-SUMMABLE = ("infinite posterior", "first exit", "frozen lake first exit")
+SUMMABLE = ("infinite posterior", "first exit", "frozen lake first exit", "model gridworld", "model random_walk")
+ENDLESS = ("infinite", "infinite terminal", *SUMMABLE)
 FINITE = tuple(name for name in GRAPHS if name not in ENDLESS)
 UNKNOWING = tuple(name for name in FINITE if "evidence" not in name)
 
@@ -96,7 +101,7 @@ class Entry:
 METHODS = {
     "SumProduct": Entry(lambda _: cai.SumProduct(), FINITE + SUMMABLE, bound=False, soft=True, fixed=False),
     "SoftValueIteration": Entry(lambda _: cai.SoftValueIteration(), FINITE + ENDLESS, bound=True, soft=True),
-    "SoftPolicyIteration": Entry(lambda _: cai.SoftPolicyIteration(), ENDLESS, bound=True, soft=True),
+    "SoftPolicyIteration": Entry(lambda _: cai.SoftPolicyIteration(), FINITE + ENDLESS, bound=True, soft=True),
     "PolicyEvaluation": Entry(lambda g: cai.PolicyEvaluation(some_policy(g)), UNKNOWING + ENDLESS, bound=True),
     "MaxProduct": Entry(
         lambda _: cai.MaxProduct(), tuple(x for x in FINITE if x != "discount"), bound=True, fixed=False

@@ -69,6 +69,8 @@ def test_action_evidence_says_nothing_once_the_trajectory_has_ended(options: dic
     assert_close(posterior.state_marginals, exact.state_marginals)
     assert_close(posterior.state_action_marginals, exact.state_action_marginals)
     assert_close(log_total(graph_of(problem).unroll()), exact.log_evidence)
+    ended = problem.is_terminal
+    assert_close(tables_of(posterior).policy[:, ended], np.broadcast_to(problem.prior, (3, 3, 2))[:, ended])
 
 
 def test_state_evidence_with_a_discount_means_alive() -> None:
