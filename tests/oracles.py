@@ -244,9 +244,12 @@ def enumerate_posterior(problem: Problem) -> Enumerated:
 
 
 def log_weight_of(problem: Problem, states: list[int], actions: list[int]) -> float:
-    """Log p(tau, O) of one given trajectory, minus infinity if it is impossible."""
-    weights = {(x.states, x.actions): x.log_weight(problem.temperature) for x in paths(problem)}
-    return weights.get((tuple(states), tuple(actions)), -math.inf)
+    """Log p(tau, O) of one given undiscounted trajectory from its tables, minus infinity if it is impossible."""
+    total = _log(problem.initial[states[0]]) + float(problem.end_reward[states[-1]]) / problem.temperature
+    for t, (s, a, following) in enumerate(zip(states, actions, states[1:], strict=False)):
+        total += _log(problem.mu(t)[s, a]) + _log(problem.p(t)[s, a, following])
+        total += float(problem.r(t)[s, a, following]) / problem.temperature
+    return total
 
 
 def enumerate_values(problem: Problem) -> tuple[Array, Array]:

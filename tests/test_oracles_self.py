@@ -98,6 +98,14 @@ def test_probabilities_of_all_paths_sum_to_one(options: dict) -> None:
         assert sum(math.exp(x.log_dynamics + x.log_policy(policy)) for x in found) == pytest.approx(1, abs=1e-12)
 
 
+@pytest.mark.parametrize("name", [k for k in VARIANTS if "discount" not in k and k != "everything"])
+def test_weight_of_one_path_is_its_enumerated_weight(name: str) -> None:
+    problem = oracles.random_problem(10, **VARIANTS[name])
+    for path in oracles.paths(problem):
+        weight = oracles.log_weight_of(problem, list(path.states), list(path.actions))
+        assert weight == pytest.approx(path.log_weight(problem.temperature), abs=1e-12)
+
+
 def test_hard_programme_is_the_best_deterministic_policy() -> None:
     problem = oracles.random_problem(0, num_states=2, horizon=2, temperature=0.0, discount=0.9)
     every = [oracles.enumerate_policy(problem, x).log_evidence for x in oracles.deterministic_policies(problem)]

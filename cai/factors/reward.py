@@ -101,7 +101,7 @@ class TabularReward:
         names, sizes = ("state", "action", "next_state"), (self.num_states, self.num_actions or 0, self.num_states)
         for name, value in zip(names[:order], (state, action, next_state), strict=False):
             if value is None:
-                raise ValueError(f"TabularReward: this reward is of ({', '.join(names[:order])}) and needs the {name}")
+                raise ValueError(f"TabularReward: this reward is of ({', '.join(names[:order])}) and needs {name}")
         at = [
             state_index(x, n, name)
             for x, n, name in zip((state, action, next_state)[:order], sizes, names, strict=False)

@@ -20,7 +20,7 @@ from cai.ops.caching import grad_cached_property
 from cai.ops.divergence import kl_of_steps, kl_of_weights
 from cai.ops.fixed_point import Stationary, stationary_occupancy
 from cai.ops.logspace import safe_log
-from cai.ops.messages import Messages, forward_marginals
+from cai.ops.messages import Messages, forward_marginals, log_policy
 from cai.ops.readings import FixedDynamics, Kernel, MostProbable, PosteriorDynamics, Reading
 from cai.ops.sampling import sample_index
 from cai.ops.tables import Tables
@@ -39,18 +39,18 @@ class TabularPosterior(Posterior):
     Attributes:
         reading: What the messages mean: which trajectory distribution they describe.
         tables: The graph as tables.
-        messages: Q, V and log pi, reward units and nats.
-        evaluates: Whether the policy was given, and not made optimal.
+        messages: Q and V, reward units.
+        given: `[1 or T, S, A]`, the policy that was evaluated, or None where it follows from the messages.
     """
 
     reading: Reading
     tables: Tables
     messages: Messages
-    evaluates: bool = False
+    given: Tensor | None = None
 
     def pack(self) -> dict[str, Any]:
         """Gives what a file needs; the tables are made again from the graph."""
-        names = ("graph", "method", "stats", "reading", "messages", "evaluates")
+        names = ("graph", "method", "stats", "reading", "messages", "given")
         return {name: getattr(self, name) for name in names}
 
     @classmethod
@@ -69,7 +69,7 @@ class TabularPosterior(Posterior):
     def policy(self, state: Any, t: Any = 0) -> torch.distributions.Categorical:
         """Gives pi_t(a | s); see `Posterior.policy`."""
         state, t = self._at(state, t, self._last_step)
-        return torch.distributions.Categorical(logits=self.messages.log_policy[t, state])
+        return torch.distributions.Categorical(logits=self._log_policy[t, state])
 
     def q(self, state: Any, action: Any, t: Any = 0) -> Tensor:
         """Gives Q_t(s, a), reward units; see `Posterior.q`."""
@@ -128,8 +128,23 @@ class TabularPosterior(Posterior):
         return self.reading.initial(self.tables, self.messages.v[0])
 
     @grad_cached_property
+    def _log_policy(self) -> Tensor:
+        """Log pi_t(a|s), `[T, S, A]` or `[1, S, A]`."""
+        if self.given is not None:
+            return safe_log(self.given).expand(self.messages.q.shape)
+        return self._policy_of_messages()
+
+    def _policy_of_messages(self) -> Tensor:
+        v = self.messages.v if self.tables.horizon is None else self.messages.v[:-1]
+        return log_policy(self.tables, self.reading, self.messages.q, v)
+
+    @grad_cached_property
     def _policy(self) -> Tensor:
-        return self.messages.log_policy.exp()
+        """pi_t(a|s), `[T, S, A]` or `[1, S, A]`."""
+        if self.given is not None:
+            return self.given.expand(self.messages.q.shape)
+        log_probs = self._policy_of_messages()  # not kept: marginals need probabilities only
+        return log_probs.exp() if log_probs.requires_grad else log_probs.exp_()
 
     def _kernel(self, t: int, *, absorbs: bool = True) -> Kernel:
         now, then = (0, 0) if self.tables.horizon is None else (t, t + 1)
@@ -148,7 +163,7 @@ class TabularPosterior(Posterior):
         """Expected (discounted) visits of pairs, and the mass that ends in each state: [T | -, S, A] and [S]."""
         if self.tables.horizon is None:
             costs = torch.zeros_like(self.messages.v)
-            problem = Stationary(self.tables, self.reading, self._policy if self.evaluates else None, costs)
+            problem = Stationary(self.tables, self.reading, self.given, costs)
             return stationary_occupancy(problem, self.messages, self._initial)
         states, pairs = self._forward(absorbs=True)
         return pairs, states[-1]
@@ -203,7 +218,7 @@ class TabularPosterior(Posterior):
     @property
     def entropy(self) -> Tensor:
         """Expected (discounted) sum of the policy's entropies: 0-dim, nats."""
-        entropies = -torch.where(self._policy > 0, self._policy * self.messages.log_policy, 0.0).sum(-1)
+        entropies = -torch.where(self._policy > 0, self._policy * self._log_policy, 0.0).sum(-1)
         return (self._visits[0].sum(-1) * entropies).sum()
 
     @property
@@ -258,9 +273,9 @@ class TabularPosterior(Posterior):
     def _log_prob_step(self, t: int, state: Tensor, action: Tensor, following: Tensor, ends: Tensor) -> Tensor:
         kernel = self._kernel(t, absorbs=self.reading.absorbs)
         arrival = kernel.arrival.entry(kernel.arrival.values, state, action, following)
-        log_policy = self.messages.log_policy[t if self.tables.horizon is not None else 0, state, action]
+        log_chosen = self._log_policy[t if self.tables.horizon is not None else 0, state, action]
         chance = torch.ones_like(arrival) if kernel.survival is None else kernel.survival[following]
-        return log_policy + safe_log(arrival) + safe_log(torch.where(ends, 1.0 - chance, chance))
+        return log_chosen + safe_log(arrival) + safe_log(torch.where(ends, 1.0 - chance, chance))
 
     # Side by side.
 
@@ -277,7 +292,7 @@ class TabularPosterior(Posterior):
         total = kl_of_weights(self._initial, other._initial).sum()
         visits = self._visits[0] if self.tables.horizon is not None else self._visits[0][None]
         for t in range(len(visits)):
-            log_policies = (self.messages.log_policy[t], other.messages.log_policy[t])
+            log_policies = (self._log_policy[t], other._log_policy[t])
             total = total + kl_of_steps(visits[t], log_policies, (self._kernel(t), other._kernel(t)))
         return total
 

@@ -25,7 +25,6 @@ from cai.graph.trajectory_graph import TrajectoryGraph
 from cai.methods.solvers import Newton, Solver
 from cai.methods.tabular_method import AbstractTabularMethod
 from cai.ops.fixed_point import Stationary, policy_costs
-from cai.ops.logspace import safe_log
 from cai.ops.messages import Backup, evaluation_backup
 from cai.ops.readings import FixedDynamics, Reading
 from cai.ops.tables import Tables
@@ -81,11 +80,6 @@ class PolicyEvaluation(AbstractTabularMethod):
         """V = sum pi Q - cost."""
         assert problem.policy is not None and problem.costs is not None
         return evaluation_backup(problem.reading, problem.policy, problem.costs)
-
-    def policy_of(self, problem: Stationary, q: Tensor, v: Tensor) -> Tensor:
-        """The policy given, `[T, S, A]`."""
-        assert problem.policy is not None
-        return safe_log(problem.policy).expand(q.shape)
 
     def kept(self, problem: Stationary) -> PolicyEvaluation:
         """Keeps the policy as a table, which can be saved."""

@@ -24,7 +24,7 @@ from cai.inference.stats import Stats
 from cai.inference.tabular import TabularPosterior
 from cai.methods.solvers import Newton, Solver, ValueIteration
 from cai.ops.fixed_point import Iterate, Stationary, largest_finite
-from cai.ops.messages import Backup, Messages, assembled, backward_sweep, log_policy, optimal_backup
+from cai.ops.messages import Backup, BackwardSweep, Messages, optimal_backup
 from cai.ops.readings import Reading
 from cai.ops.tables import Tables
 
@@ -38,14 +38,12 @@ class TabularState:
     Attributes:
         problem: The world, the reading and the policy to evaluate, if one is.
         iterate: The fixed-point iteration; of a finite horizon, only its counters.
-        swept: Q and V of a finite horizon, from the last time backwards, as far as they are there.
-        messages: The answer of a finite horizon, once it is there.
+        sweep: The backward pass of a finite horizon, or None.
     """
 
     problem: Stationary
     iterate: Iterate
-    swept: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] = ((), ())
-    messages: Messages | None = None
+    sweep: BackwardSweep | None = None
 
 
 class AbstractTabularMethod(AbstractMethod):
@@ -104,7 +102,8 @@ class AbstractTabularMethod(AbstractMethod):
         with torch.set_grad_enabled(torch.is_grad_enabled()):
             problem = self.problem(self.answered(graph))
         if problem.tables.horizon is not None:
-            return TabularState(problem, Iterate(problem.tables.terminal_values))
+            sweep = BackwardSweep(problem.tables, self.backup(problem))
+            return TabularState(problem, Iterate(problem.tables.terminal_values.detach(), residual=0.0), sweep)
         if problem.tables.discount == 1.0:
             need_exits(problem.tables, type(self).__name__)
         with torch.no_grad():
@@ -113,36 +112,29 @@ class AbstractTabularMethod(AbstractMethod):
     def step(self, graph: TrajectoryGraph, state: TabularState) -> TabularState:
         """Does a second's worth of the backward pass, or a piece of the iteration."""
         problem = state.problem
-        horizon = problem.tables.horizon
-        if horizon is None:
+        if state.sweep is None:
             with torch.no_grad():
                 solver = self.solver_for(problem.tables)
                 return replace(state, iterate=solver.advance(problem, state.iterate, self.target))
-        swept = backward_sweep(problem.tables, self.backup(problem), state.swept, seconds=1.0)
-        iterate = replace(state.iterate, num_steps=len(swept[0]))
-        if len(swept[0]) < horizon:
-            return replace(state, iterate=iterate, swept=swept)
-        q, v = assembled(swept)
-        rounding = 16 * torch.finfo(v.dtype).eps * horizon * largest_finite(v)
-        iterate = Iterate(v[0].detach(), horizon, 0.0, rounding, done=True)
-        return TabularState(problem, iterate, messages=Messages(q, v, self.policy_of(problem, q, v)))
-
-    def policy_of(self, problem: Stationary, q: Tensor, v: Tensor) -> Tensor:
-        """Gives log pi of the messages of a finite horizon, `[T, S, A]`."""
-        return log_policy(problem.tables, problem.reading, q, v[:-1])
+        state.sweep.advance(seconds=1.0)
+        return replace(state, iterate=replace(state.iterate, num_steps=state.sweep.num_steps))
 
     def is_done(self, state: TabularState) -> bool:
         """Says whether the tolerance, the floor of rounding or the limit of steps is reached."""
-        if state.problem.tables.horizon is not None:
-            return state.messages is not None
+        if state.sweep is not None:
+            return state.sweep.is_done
         return state.iterate.done or state.iterate.num_steps >= self.solver_for(state.problem.tables).max_steps
 
     def posterior(self, graph: TrajectoryGraph, state: TabularState, seconds: float) -> TabularPosterior:
         """Wraps the messages."""
         problem, iterate = state.problem, state.iterate
+        if state.sweep is not None:
+            messages = state.sweep.messages()
+            iterate = replace(iterate, certified_error=sweep_error(messages), done=True)
+        else:
+            messages = problem.attach(iterate.v)
         if not iterate.done:
             self._stopped_early(problem, iterate)
-        messages = state.messages if state.messages is not None else problem.attach(iterate.v)
         self._need_evidence(problem, messages)
         return TabularPosterior(
             graph=self.answered(graph),
@@ -151,7 +143,7 @@ class AbstractTabularMethod(AbstractMethod):
             reading=problem.reading,
             tables=problem.tables,
             messages=messages,
-            evaluates=problem.policy is not None,
+            given=problem.policy,
         )
 
     def kept(self, problem: Stationary) -> AbstractMethod:
@@ -173,7 +165,7 @@ class AbstractTabularMethod(AbstractMethod):
             raise ValueError(
                 f"resume: the checkpoint is of {checkpoint.v.numel()} states, the graph has {state.iterate.v.numel()}"
             )
-        if state.problem.tables.horizon is not None:
+        if state.sweep is not None:
             return state
         return replace(state, iterate=replace(checkpoint, v=checkpoint.v.to(state.iterate.v.device)))
 
@@ -197,6 +189,12 @@ class AbstractTabularMethod(AbstractMethod):
                 f"{sorted(problem.tables.state_masks)} certain; SumProduct conditions on it"
             )
         raise IncompatibleMethod("the evidence has probability zero: no trajectory of this graph agrees with it")
+
+
+def sweep_error(messages: Messages) -> float:
+    """Bounds the rounding of a backward pass, reward units: some eps of the greatest value at each of its T steps."""
+    eps = torch.finfo(messages.v.dtype).eps
+    return 16 * eps * messages.q.shape[-3] * largest_finite(messages.v)
 
 
 def need_exits(tables: Tables, name: str) -> None:

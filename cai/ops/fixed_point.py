@@ -173,13 +173,13 @@ class Stationary:
             v: `[S]`, the fixed point, detached.
 
         Returns:
-            Q `[1, S, A]`, V `[1, S]` and the policy, differentiable (once) with respect to the tables.
+            Q `[1, S, A]` and V `[1, S]`, differentiable (once) with respect to the tables.
         """
         q, once_more = self.backup(v)
         if once_more.requires_grad:
             once_more = implicit(v, once_more, Resolvent(self.chain(q, once_more, v)))
             q, once_more = self.backup(once_more)
-        return Messages(q[None], once_more[None], self.log_policy_of(q, once_more)[None])
+        return Messages(q[None], once_more[None])
 
     def refusal(self) -> str:
         """Says why no finite value exists."""
@@ -294,7 +294,7 @@ def stationary_occupancy(problem: Stationary, messages: Messages, initial: Tenso
     """
     tables, q, v = problem.tables, messages.q[0], messages.v[0]
     kernel = problem.reading.kernel(tables.step(0), q, v)
-    acting = messages.log_policy[0].exp() * tables.alive[:, None]
+    acting = problem.log_policy_of(q, v).exp() * tables.alive[:, None]
     resolvent = Resolvent(problem.chain(q, v, v))
     visits = resolvent.solve(initial * tables.alive, transposed=True)
     once_more = tables.alive * (initial + kernel.push(visits[:, None] * acting))

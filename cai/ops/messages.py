@@ -33,17 +33,15 @@ from cai.ops.tables import StepTables, Tables
 
 @dataclass(frozen=True, eq=False)
 class Messages:
-    """Backward messages, in reward units, and the policy that they give.
+    """Backward messages, in reward units.
 
     Attributes:
         q: `[..., T, S, A]`, or `[..., 1, S, A]` for an infinite horizon.
         v: `[..., T + 1, S]`, or `[..., 1, S]`.
-        log_policy: log pi_t(a|s), as q.
     """
 
     q: Tensor
     v: Tensor
-    log_policy: Tensor
 
 
 #: Passes a message through one whole step: (step tables, t, v_next [S]) to (q [S, A], v [S]).
@@ -77,7 +75,7 @@ def evaluation_backup(reading: Reading, policy: Tensor, costs: Tensor) -> Backup
     return backup
 
 
-def backward_messages(tables: Tables, backup: Backup) -> tuple[Tensor, Tensor]:
+def backward_messages(tables: Tables, backup: Backup) -> Messages:
     """Computes Q_t and V_t for all t by one backward pass.
 
     Args:
@@ -90,47 +88,68 @@ def backward_messages(tables: Tables, backup: Backup) -> tuple[Tensor, Tensor]:
     Raises:
         NonFinite: A message is NaN or `+inf`; the message names the time step and the state.
     """
-    return assembled(backward_sweep(tables, backup))
+    sweep = BackwardSweep(tables, backup)
+    sweep.advance()
+    return sweep.messages()
 
 
-#: Q and V of a backward pass, the last time first: `[..., S, A]` and `[..., S]` each; V has one more, the terminal one.
-Swept = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
-
-
-def backward_sweep(tables: Tables, backup: Backup, swept: Swept = ((), ()), *, seconds: float = math.inf) -> Swept:
-    """Goes on with a backward pass for a while, so that a long one can be watched.
+class BackwardSweep:
+    """A backward pass under way, which can be done in pieces and watched.
 
     Args:
         tables: A world of finite horizon T.
         backup: How a message passes through one step.
-        swept: Where the pass stands; nothing yet by default.
-        seconds: Stop after this time.
 
-    Returns:
-        What is there now: messages `[..., S, A]` and `[..., S]` of the last times; T of the former when it is done.
+    Attributes:
+        num_steps: Time steps done, of T.
     """
-    horizon = tables.horizon
-    assert horizon is not None
-    qs, vs = list(swept[0]), list(swept[1]) or [tables.masked(tables.terminal_values, horizon)]
-    stop = time.perf_counter() + seconds
-    for t in reversed(range(horizon - len(qs))):
-        q, v = bellman_step(tables, backup, t, vs[-1])
-        qs.append(q)
-        vs.append(v)
-        if time.perf_counter() > stop:
-            break
-    return tuple(qs), tuple(vs)
 
+    def __init__(self, tables: Tables, backup: Backup) -> None:
+        assert tables.horizon is not None
+        self._tables, self._backup, self._horizon = tables, backup, tables.horizon
+        self._v = [tables.masked(tables.terminal_values, self._horizon)]  # the last time first
+        self._q: list[Tensor] = []
+        self._q_table: Tensor | None = None
+        self.num_steps = 0
 
-def assembled(swept: Swept) -> tuple[Tensor, Tensor]:
-    """Puts a finished backward pass in order of time: Q `[..., T, S, A]` and V `[..., T + 1, S]`.
+    @property
+    def is_done(self) -> bool:
+        """Whether all time steps are done."""
+        return self.num_steps == self._horizon
 
-    Raises:
-        NonFinite: A message is NaN or `+inf`; the message names the time step and the state.
-    """
-    q, v = torch.stack(swept[0][::-1], -3), torch.stack(torch.broadcast_tensors(*swept[1][::-1]), -2)
-    check_messages(v)
-    return q, v
+    def advance(self, seconds: float = math.inf) -> None:
+        """Does what remains, or what can be done in this time."""
+        stop = time.perf_counter() + seconds
+        while not self.is_done:
+            t = self._horizon - 1 - self.num_steps
+            q, v = bellman_step(self._tables, self._backup, t, self._v[-1])
+            self._keep(q, t)
+            self._v.append(v)
+            self.num_steps += 1
+            if time.perf_counter() > stop:
+                break
+
+    def _keep(self, q: Tensor, t: int) -> None:
+        """Writes Q_t into one table where nothing learns, so that T * S * A numbers are touched once."""
+        if q.requires_grad or self._q:
+            self._q.append(q)
+            return
+        if self._q_table is None:
+            self._q_table = q.new_empty(*q.shape[:-2], self._horizon, *q.shape[-2:])
+        self._q_table[..., t, :, :] = q
+
+    def messages(self) -> Messages:
+        """Puts a finished pass in order of time.
+
+        Raises:
+            NonFinite: A message is NaN or `+inf`; the message names the time step and the state.
+        """
+        v = torch.stack(torch.broadcast_tensors(*self._v[::-1]), -2)
+        check_messages(v)
+        if self._q_table is None:
+            return Messages(torch.stack(self._q[::-1], -3), v)
+        known = self._q_table[..., len(self._q) :, :, :]
+        return Messages(torch.cat([torch.stack(self._q[::-1], -3), known], -3) if self._q else known, v)
 
 
 def bellman_step(tables: Tables, backup: Backup, t: int, v_next: Tensor) -> tuple[Tensor, Tensor]:

@@ -209,7 +209,7 @@ CALLS = {
     "action": (lambda: F.TabularDynamics(P)(0, 2), "action 2 is outside 0..1"),
     "fraction": (lambda: F.TabularDynamics(P)(0.5, 0), "state must be whole numbers, got 0.5"),
     "reward state": (lambda: F.TabularReward([0.0])(-1), "state -1 is outside 0..0"),
-    "needs the action": (lambda: F.TabularReward(np.zeros((3, 2)))(0), "needs the action"),
+    "needs the action": (lambda: F.TabularReward(np.zeros((3, 2)))(0), "needs action"),
     "needs the next state": (lambda: F.TabularReward(P)(0, 0), "needs next_state"),
     "sparse needs it too": (lambda: F.TabularReward(sparse(P))(0, 0), "needs next_state"),
     "next state": (lambda: F.TabularReward(P)(0, 0, 3), "next_state 3 is outside 0..2"),

@@ -11,6 +11,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import cai
 from tests import oracles
@@ -123,6 +125,68 @@ def test_state_evidence_that_no_policy_can_guarantee_is_refused() -> None:
     problem = oracles.random_problem(76).replace(states={2: 1})
     with pytest.raises(cai.IncompatibleMethod):
         cai.infer(graph_of(problem), cai.SoftValueIteration())
+
+
+def test_state_evidence_and_a_discount_under_fixed_dynamics_are_refused() -> None:
+    """No policy can guarantee to be alive at t = 1; a number for it would exceed the exact evidence."""
+    problem = oracles.random_problem(87, discount=0.7, deterministic=True)
+    reached = oracles.enumerate_posterior(problem.replace(initial=np.eye(3)[0], discount=1.0)).state_marginals[1]
+    problem = problem.replace(initial=np.eye(3)[0], states={1: int(reached.argmax())})
+    with pytest.raises(cai.IncompatibleMethod):
+        cai.infer(graph_of(problem), cai.SoftValueIteration())
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.7])
+@pytest.mark.parametrize("prior", ["restricted", "flat-available"])
+def test_a_state_that_lacks_the_known_action_is_excluded(discount: float, prior: str) -> None:
+    """Where mu forbids the known action nothing is possible: no mass there, and no NaN anywhere."""
+    problem = oracles.random_problem(88, prior=prior, num_actions=3, discount=discount)
+    table = problem.prior.copy()
+    table[1] = [0.5, 0.5, 0.0] if prior == "restricted" else [1.0, 1.0, 0.0]
+    table[0, 2] = table[0].max()
+    table[0] /= 1.0 if problem.flat else table[0].sum()
+    problem = problem.replace(prior=table, actions={1: 2})
+    posterior = cai.infer(graph_of(problem), cai.SumProduct())
+    exact = oracles.enumerate_posterior(problem)
+    assert_close(posterior.log_evidence, exact.log_evidence)
+    assert_close(posterior.state_marginals, exact.state_marginals)
+    assert_close(posterior.state_action_marginals, exact.state_action_marginals)
+    assert_close(posterior.expected_return, exact.expected_return)
+    assert_close(posterior.entropy, exact.entropy)
+    batch = posterior.sample(200, seed=0)
+    assert (batch.states[:, 1][batch.lengths > 1] != 1).all()
+    assert torch.isfinite(posterior.log_prob(batch)).all()
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    states=st.dictionaries(st.integers(0, 3), st.integers(0, 2), max_size=2),
+    actions=st.dictionaries(st.integers(0, 2), st.integers(0, 1), max_size=2),
+    discount=st.sampled_from([1.0, 0.7, 0.0]),
+    num_terminal=st.integers(0, 1),
+    prior=st.sampled_from(["uniform", "flat", "restricted", "flat-available"]),
+    density=st.sampled_from([0.5, 1.0]),
+)
+@settings(max_examples=60)
+def test_any_evidence(seed: int, states: dict, actions: dict, **options: object) -> None:
+    """Possible evidence: everything as enumerated, samples that agree with it. Impossible evidence: refused."""
+    problem = oracles.random_problem(seed, **options).replace(states=states, actions=actions)
+    if not oracles.paths(problem, deaths=problem.discount < 1):
+        with pytest.raises(ValueError):
+            cai.infer(graph_of(problem), cai.SumProduct())
+        return
+    posterior = cai.infer(graph_of(problem), cai.SumProduct())
+    exact = oracles.enumerate_posterior(problem)
+    assert_close(posterior.log_evidence, exact.log_evidence)
+    assert_close(posterior.state_marginals, exact.state_marginals, 1e-9)
+    assert_close(posterior.state_action_marginals, exact.state_action_marginals, 1e-9)
+    batch = posterior.sample(30, seed=0)
+    assert torch.isfinite(posterior.log_prob(batch)).all()
+    for t, s in states.items():
+        last = batch.lengths.clamp(max=t)
+        assert (batch.states.gather(1, last[:, None]) == s).all()
+    for t, a in actions.items():
+        assert (batch.actions[:, t][batch.mask[:, t]] == a).all()
 
 
 def test_impossible_evidence_is_refused() -> None:

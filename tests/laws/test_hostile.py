@@ -15,7 +15,7 @@ import torch
 
 import cai
 from tests import oracles
-from tests.laws.build import assert_close, graph_of, numpy_of, tables_of
+from tests.laws.build import assert_close, graph_of, numpy_of, policy_of, tables_of
 from tests.laws.gym_tables import problem_of_env
 
 METHODS = {"fixed": cai.SoftValueIteration, "posterior": cai.SumProduct}
@@ -107,6 +107,64 @@ def test_hostile_numbers_of_the_most_probable_trajectory(options: dict) -> None:
     length = int(best.lengths[0])
     weight = oracles.log_weight_of(problem, best.states[0, : length + 1].tolist(), best.actions[0, :length].tolist())
     assert_close(weight, exact.log_most_probable, 1e-12)
+
+
+@hostile
+def test_hostile_gaps_are_finite_and_right(options: dict) -> None:
+    """Chances of dying of exp(-1000) must not round to zero inside a divergence."""
+    problem = oracles.random_problem(
+        120, **({"num_states": 4, "num_actions": 3, "horizon": 4, "reward": "sa"} | options)
+    )
+    graph = graph_of(problem)
+    exact, soft = cai.infer(graph, cai.SumProduct()), cai.infer(graph, cai.SoftValueIteration())
+    gap = many_digits(problem, "posterior").log_evidence - many_digits(problem, "fixed").log_evidence
+    # The gap is a difference of evidences, so it is judged on their scale.
+    scale = max(1.0, abs(float(exact.log_evidence)), abs(float(soft.log_evidence)))
+    assert abs(float(soft.gap(exact).evidence_gap) - gap) <= 1e-10 * scale
+    assert abs(float(soft.gap(exact).kl) - gap) <= 1e-9 * scale
+
+
+@hostile
+def test_log_prob_of_what_is_a_thousand_nats_away(options: dict) -> None:
+    """Samples of the prior under both posteriors: their log probability is huge, negative and right, not -inf."""
+    shape = {"num_states": 4, "num_actions": 3, "horizon": 4}
+    problem = oracles.random_problem(119, **(shape | options | {"discount": 1.0}))
+    graph = graph_of(problem)
+    batch = cai.rollout(graph, policy_of(problem.prior), 50, seed=0)
+    columns = batch.states.tolist(), batch.actions.tolist(), batch.lengths.tolist()
+    records = [(states[: n + 1], actions[:n]) for states, actions, n in zip(*columns, strict=True)]
+    weights = np.array([oracles.log_weight_of(problem, *record) for record in records])
+    exact = many_digits(problem, "posterior")
+    assert_close(cai.infer(graph, cai.SumProduct()).log_prob(batch), weights - exact.log_evidence, 1e-9)
+    with np.errstate(divide="ignore"):
+        log_mu, log_p = np.log(problem.prior), np.log(problem.dynamics)
+    fixed = many_digits(problem, "fixed")
+    log_policy = log_mu + (fixed.q - fixed.v[:-1, :, None]) / problem.temperature
+    expected = [
+        np.log(problem.initial[states[0]])
+        + sum(log_policy[t, states[t], a] + log_p[states[t], a, states[t + 1]] for t, a in enumerate(actions))
+        for states, actions in records
+    ]
+    assert_close(cai.infer(graph, cai.SoftValueIteration()).log_prob(batch), expected, 1e-9)
+
+
+def test_a_death_of_tiny_probability_has_a_finite_logarithm() -> None:
+    """Discount 0.5, reward 900 nats a step: dying early has log probability -900 and is not impossible."""
+    one = oracles.Problem(
+        initial=np.ones(1), dynamics=np.ones((1, 1, 1)), reward=np.array([900.0]), prior=np.ones((1, 1)), discount=0.5
+    ).replace(horizon=2)
+    posterior = cai.infer(graph_of(one), cai.SumProduct())
+    dead, alive = (
+        cai.Trajectories(
+            states=torch.zeros(1, 3, dtype=torch.int64),
+            actions=torch.zeros(1, 2, dtype=torch.int64),
+            lengths=torch.tensor([length]),
+            terminated=torch.tensor([length == 1]),
+        )
+        for length in (1, 2)
+    )
+    assert_close(posterior.log_prob(dead), -900.0)
+    assert_close(posterior.log_prob(alive), np.log(0.5), 1e-12)
 
 
 def test_tiny_probabilities_keep_their_logarithms() -> None:

@@ -273,3 +273,31 @@ def test_inputs_are_left_alone(options: dict) -> None:
     for name, value in before.items():
         np.testing.assert_array_equal(getattr(problem, name), value)
     np.testing.assert_array_equal(first.q, tables_of(cai.infer(graph, cai.SumProduct())).q)
+
+
+@SOFT
+@pytest.mark.parametrize("horizon, discount", [(5, 1.0), (None, 0.8)])
+def test_sparse_stays_sparse(method: cai.AbstractMethod, horizon: int | None, discount: float) -> None:
+    """100,000 states: a dense table would hold 2e10 numbers. Both backups are checked by gathering successors."""
+    num_states, rng = 100_000, np.random.default_rng(60)
+    steps = rng.integers(-3, 4, size=(num_states, 2, 2))
+    nexts = np.clip(np.arange(num_states)[:, None, None] + steps, 0, num_states - 1)
+    probs, reward = np.full(nexts.shape, 0.5), -rng.random((num_states, 2))
+    graph = cai.TrajectoryGraph(
+        initial=cai.factors.Categorical(probs=np.full(num_states, 1 / num_states)),
+        dynamics=cai.factors.TabularDynamics.from_successors(torch.as_tensor(nexts), torch.as_tensor(probs)),
+        reward=cai.factors.TabularReward(reward),
+        horizon=horizon,
+        discount=discount,
+    )
+    posterior = cai.infer(graph, method)
+    states, now = torch.arange(num_states), numpy_of(posterior.v(torch.arange(num_states)))
+    later = now[nexts] if horizon is None else numpy_of(posterior.v(states, t=1))[nexts]
+    if isinstance(method, cai.SumProduct):
+        q = reward + np.log((probs * (discount * np.exp(later) + 1 - discount)).sum(-1))
+    else:
+        q = reward + discount * (probs * later).sum(-1)
+    assert_close(posterior.q(states[:, None], torch.arange(2)), q, 1e-9)
+    assert_close(now, np.log(np.exp(q).mean(-1)), 1e-9)
+    marginals = numpy_of(posterior.state_marginals)
+    assert_close(marginals.sum(-1), 1.0)

@@ -15,6 +15,9 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 EXAMPLES = sorted((ROOT / "examples").glob("[0-9]*.py"))
 FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=indent)``` *$", re.MULTILINE | re.DOTALL)
 
+# The first author and the year of "Levine (2018)", "Kakade and Langford (2002)", "Ziebart, Bagnell and Dey (2010)".
+CITATION = re.compile(r"([A-Z]\w+)(?:,? (?:and )?[A-Z]\w+| et al\.)* \(((?:19|20)\d\d)\)")
+
 
 @dataclass(frozen=True)
 class Snippet:
@@ -72,6 +75,16 @@ def test_python_snippets_of_the_page_run_in_order(
         padding = "\n" * (snippet.line - 1)  # so that a traceback names the line of the page
         exec(compile(padding + snippet.text, str(page), "exec"), namespace)
     capsys.readouterr()
+
+
+def test_cited_works_are_among_the_references() -> None:
+    """What a doc string or a page cites as "Puterman (1994)" has an entry "- Puterman, M. L. (1994)." to point to."""
+    references = (ROOT / "docs" / "references.md").read_text().split("\n- ")
+    files = [*PAGES, *(ROOT / "cai").rglob("*.py"), *(ROOT / "models").glob("*.py")]
+    cited = {found for path in files for found in CITATION.findall(" ".join(path.read_text().split()))}
+    assert cited
+    missing = {(a, y) for a, y in cited if not any(r.startswith(f"{a}, ") and f"({y})" in r for r in references)}
+    assert missing == set()
 
 
 def test_readme_has_a_short_example() -> None:
