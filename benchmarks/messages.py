@@ -94,7 +94,7 @@ def pyro_chain() -> None:
 
     program = graph_chain().to_pyro()
     elbo = pyro.infer.TraceEnum_ELBO(max_plate_nesting=0)
-    serve(lambda: elbo.compute_marginals(program, lambda: None))
+    serve(lambda: elbo.compute_marginals(program, lambda: None), calls=1)
 
 
 WORKERS = {"cai_500": cai_500, "loop_500": loop_500, "cai_chain": cai_chain, "loop_chain": loop_chain, "pyro_chain": pyro_chain}

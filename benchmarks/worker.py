@@ -1,6 +1,7 @@
 """The worker's half of an interleaved benchmark: standard library only, so that a peer's environment can import it.
 
-A worker sets its problem up, prints `ready`, and then does one timed run for every line it reads, printing seconds.
+A worker sets its problem up, prints `ready`, and takes a turn for every line it reads: one call to warm the caches that the
+other workers have taken, then some timed calls in a row, as an optimiser makes them. It prints the seconds of one call.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 
-def serve(run: Callable[[], Any]) -> None:
-    """Answers each line of standard input with the seconds that one run took."""
+def serve(run: Callable[[], Any], calls: int = 5) -> None:
+    """Answers each line of standard input with the mean seconds of `calls` calls."""
     run()
     print("ready", flush=True)
     for _ in sys.stdin:
-        started = time.perf_counter()
         run()
-        print(time.perf_counter() - started, flush=True)
+        started = time.perf_counter()
+        for _ in range(calls):
+            run()
+        print((time.perf_counter() - started) / calls, flush=True)

@@ -62,15 +62,13 @@ def returns(branch: cai.TrajectoryGraph, soft: cai.Posterior, exact: cai.Posteri
 
 
 def gambles() -> None:
-    """The longer the odds at equal worth, the more the posterior wants them."""
-    print("p(win)   prize   pi(risky), fixed   pi(risky), posterior")
-    for chance in (1.0, 0.5, 0.2, 0.1, 0.01):
-        prize = SAFE / chance
+    """The longer the odds at equal worth, the more the posterior wants them; and it pays for it."""
+    print("p(win)   prize   worth   pi(risky), fixed   pi(risky), posterior")
+    for chance, prize in ((1.0, 2.0), (0.5, 4.0), (0.2, 10.0), (0.1, 20.0), (0.01, 200.0), (0.01, 150.0)):
         graph = cai.load_model("risky_branch", safe=SAFE, prize=prize, probability=chance)
-        fixed, posterior = (cai.infer(graph, method) for method in (cai.SoftValueIteration(), cai.SumProduct()))
-        print(
-            f"{chance:6.2f} {prize:7.1f} {fixed.policy(0).probs[RISKY]:18.3f} {posterior.policy(0).probs[RISKY]:22.3f}"
-        )
+        methods = (cai.SoftValueIteration(), cai.SumProduct())
+        fixed, posterior = (cai.infer(graph, method).policy(0).probs[RISKY] for method in methods)
+        print(f"{chance:6.2f} {prize:7.1f} {chance * prize:7.1f} {fixed:18.3f} {posterior:22.3f}")
 
 
 def draw(out: Path) -> None:

@@ -135,15 +135,25 @@ class UniformPolicy:
     Args:
         action_space: A gymnasium space; None until `bind`.
         state_space: A gymnasium space; it tells a state from a batch of states. None takes every state for one.
+        available: `[1 or T, S, A]`, bool: which actions discrete states have; None for all.
     """
 
-    def __init__(self, action_space: gymnasium.Space | None = None, state_space: gymnasium.Space | None = None) -> None:
-        self.action_space, self.state_space = action_space, state_space
+    def __init__(
+        self,
+        action_space: gymnasium.Space | None = None,
+        state_space: gymnasium.Space | None = None,
+        available: Tensor | None = None,
+    ) -> None:
+        self.action_space, self.state_space, self.available = action_space, state_space, available
 
     def bind(self, graph: Any) -> UniformPolicy:
-        """Gives the policy on the spaces of a graph or environment."""
+        """Gives the policy on the spaces of a graph or environment, and on the actions that a graph's prior allows."""
         state_space = getattr(graph, "state_space", None) or getattr(graph, "observation_space", None)
-        return UniformPolicy(graph.action_space, state_space)
+        prior, available = getattr(graph, "action_prior", None), None
+        discrete = all(isinstance(s, gymnasium.spaces.Discrete) for s in (state_space, graph.action_space))
+        if discrete and isinstance(prior, TabularPolicy | FlatPrior):
+            available = prior.prior_table(int(state_space.n), int(graph.action_space.n)) > 0  # type: ignore[union-attr]
+        return UniformPolicy(graph.action_space, state_space, available)
 
     def __call__(self, state: Any, t: int = 0) -> torch.distributions.Distribution:
         """Gives the uniform distribution on actions: one for a state, a batch for a batch of states.
@@ -155,7 +165,7 @@ class UniformPolicy:
         if space is None:
             raise ValueError("UniformPolicy: bind it to a graph first, UniformPolicy().bind(graph)")
         if isinstance(space, gymnasium.spaces.Discrete):
-            uniform = weights_to_categorical(torch.ones(*batch, int(space.n), dtype=torch.float64))
+            uniform = weights_to_categorical(self._weights(state, t, batch, int(space.n)))
             if space.start == 0:
                 return uniform
             shift = torch.distributions.AffineTransform(int(space.start), 1)
@@ -171,6 +181,12 @@ class UniformPolicy:
             return torch.distributions.Independent(box, low.dim())
         raise ValueError(f"UniformPolicy: there is no uniform distribution on {space}")
 
+    def _weights(self, state: Any, t: int, batch: torch.Size, num_actions: int) -> Tensor:
+        if self.available is None:
+            return torch.ones(*batch, num_actions, dtype=torch.float64)
+        table = self.available[t if len(self.available) > 1 else 0].to(torch.float64)
+        return table[state_index(state, len(table)).to(table.device)]
+
     def _batch_of(self, state: Any) -> torch.Size:
         if isinstance(self.state_space, gymnasium.spaces.Discrete):
             return state.shape if isinstance(state, Tensor) else torch.Size(np.shape(state))
@@ -181,7 +197,7 @@ class UniformPolicy:
 
     def pack(self) -> dict[str, Any]:
         """Gives what a file needs."""
-        return {"action_space": self.action_space, "state_space": self.state_space}
+        return {"action_space": self.action_space, "state_space": self.state_space, "available": self.available}
 
     @classmethod
     def unpack(cls, parts: dict[str, Any]) -> UniformPolicy:

@@ -102,7 +102,8 @@ def make_environment(env_or_id: gymnasium.Env | str, make_kwargs: dict[str, Any]
     try:
         return gymnasium.make(env_or_id, **make_kwargs)
     except (gymnasium.error.Error, TypeError, KeyError, ValueError, ImportError) as error:
-        raise ValueError(f"cannot make the environment {env_or_id!r}: {' '.join(str(error).split())}") from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"cannot make the environment {env_or_id!r}: {reason}") from error
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from cai.factors.checks import state_index
 from cai.graph.tabulate import tabulate
 from cai.inference.posterior import Gap, Posterior
 from cai.ops.caching import grad_cached_property
-from cai.ops.divergence import kl_of_steps, kl_of_weights
+from cai.ops.divergence import kl_of_steps, kl_terms
 from cai.ops.fixed_point import Stationary, stationary_occupancy
 from cai.ops.logspace import safe_log
 from cai.ops.messages import Messages, forward_marginals, log_policy
@@ -124,8 +124,12 @@ class TabularPosterior(Posterior):
     # The trajectory distribution that the messages describe.
 
     @grad_cached_property
+    def _log_initial(self) -> Tensor:
+        return self.reading.log_initial(self.tables, self.messages.v[0])
+
+    @property
     def _initial(self) -> Tensor:
-        return self.reading.initial(self.tables, self.messages.v[0])
+        return self._log_initial.exp()
 
     @grad_cached_property
     def _log_policy(self) -> Tensor:
@@ -256,12 +260,14 @@ class TabularPosterior(Posterior):
             ValueError: States or actions outside the graph's spaces, or more actions than the horizon.
         """
         states, actions, mask = trajectories.states, trajectories.actions, trajectories.mask
+        if states.dim() != 2 or actions.dim() != 2:
+            raise ValueError("log_prob: expected discrete states [N, T + 1] and actions [N, T], got vectors")
         num_steps = int(trajectories.lengths.max()) if len(trajectories) else 0
         if self.tables.horizon is not None and num_steps > self.tables.horizon:
             raise ValueError(f"log_prob: a trajectory takes {num_steps} actions, the horizon is {self.tables.horizon}")
         states = state_index(torch.where(trajectories.state_mask, states, 0), self.tables.num_states)
         actions = state_index(torch.where(mask, actions, 0), self.tables.num_actions, "action")
-        total = safe_log(self._initial)[states[:, 0]]
+        total = self._log_initial[states[:, 0]]
         died = trajectories.terminated & ~self.tables.terminal[states.gather(1, trajectories.lengths[:, None])[:, 0]]
         for t in range(num_steps):
             ends = died & (trajectories.lengths == t + 1)
@@ -272,10 +278,14 @@ class TabularPosterior(Posterior):
 
     def _log_prob_step(self, t: int, state: Tensor, action: Tensor, following: Tensor, ends: Tensor) -> Tensor:
         kernel = self._kernel(t, absorbs=self.reading.absorbs)
-        arrival = kernel.arrival.entry(kernel.arrival.values, state, action, following)
+        probability = kernel.transitions.entry(kernel.transitions.values, state, action, following)
+        log_arrival = kernel.transitions.entry(kernel.log_arrival, state, action, following)
+        log_arrival = torch.where(probability > 0, log_arrival, -torch.inf)  # what is not stored reads as zero
         log_chosen = self._log_policy[t if self.tables.horizon is not None else 0, state, action]
-        chance = torch.ones_like(arrival) if kernel.survival is None else kernel.survival[following]
-        return log_chosen + safe_log(arrival) + safe_log(torch.where(ends, 1.0 - chance, chance))
+        if kernel.survival is None:
+            return torch.where(ends, -torch.inf, log_chosen + log_arrival)
+        after = torch.where(ends, kernel.survival.log_ends[following], kernel.survival.log_goes_on[following])
+        return log_chosen + log_arrival + after
 
     # Side by side.
 
@@ -289,7 +299,7 @@ class TabularPosterior(Posterior):
         return Gap(sign * difference, self._kl_to(other), other._kl_to(self))
 
     def _kl_to(self, other: TabularPosterior) -> Tensor:
-        total = kl_of_weights(self._initial, other._initial).sum()
+        total = kl_terms(self._log_initial, other._log_initial).sum()
         visits = self._visits[0] if self.tables.horizon is not None else self._visits[0][None]
         for t in range(len(visits)):
             log_policies = (self._log_policy[t], other._log_policy[t])

@@ -170,7 +170,7 @@ class AbstractTabularMethod(AbstractMethod):
         return replace(state, iterate=replace(checkpoint, v=checkpoint.v.to(state.iterate.v.device)))
 
     def _stopped_early(self, problem: Stationary, iterate: Iterate) -> None:
-        if not problem.contracts and not math.isfinite(iterate.certified_error) and iterate.residual > 1e-6:
+        if problem.seems_endless(iterate):
             raise IncompatibleMethod(problem.refusal())
         warnings.warn(
             f"{type(self).__name__} stopped after {iterate.num_steps} steps with residual {iterate.residual:.3g}; "

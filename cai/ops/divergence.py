@@ -14,21 +14,23 @@ from torch import Tensor
 from cai.ops.readings import Kernel
 
 
-def kl_of_weights(first: Tensor, second: Tensor) -> Tensor:
-    """Computes w1 log(w1 / w2) entry by entry: zero where w1 is, `inf` where only w2 is."""
-    positive = first > 0
-    ratio = torch.where(positive, first, 1.0).log() - torch.where(positive, second, 1.0).log()
-    return torch.where(positive, first * ratio, 0.0)
+def kl_terms(log_first: Tensor, log_second: Tensor) -> Tensor:
+    """Computes w1 (log w1 - log w2) of log-weights, entry by entry: zero where w1 is, `inf` where only w2 is.
+
+    Args:
+        log_first: `[...]`, nats.
+        log_second: `[...]`, nats.
+    """
+    positive = ~torch.isneginf(log_first)
+    kept = torch.where(positive, log_first, 0.0)
+    return torch.where(positive, kept.exp() * (kept - torch.where(positive, log_second, 0.0)), 0.0)
 
 
 def kl_of_kernels(first: Kernel, second: Kernel) -> Tensor:
     """Computes KL(K1(.|s,a) || K2(.|s,a)) for each pair, `[S, A]`, nats."""
-    transitions = first.arrival
-    total = torch.zeros_like(transitions.values)
-    for goes_on in (True, False):
-        weights = [_outcome(kernel, goes_on) for kernel in (first, second)]
-        total = total + kl_of_weights(*weights)
-    return transitions.over_next(total)
+    total = sum(kl_terms(one, other) for one, other in zip(_log_outcomes(first), _log_outcomes(second), strict=True))
+    assert isinstance(total, Tensor)
+    return first.transitions.over_next(total)
 
 
 def kl_of_steps(visits: Tensor, log_policies: tuple[Tensor, Tensor], kernels: tuple[Kernel, Kernel]) -> Tensor:
@@ -45,9 +47,10 @@ def kl_of_steps(visits: Tensor, log_policies: tuple[Tensor, Tensor], kernels: tu
     return (visits * (differ + step)).sum()
 
 
-def _outcome(kernel: Kernel, goes_on: bool) -> Tensor:
-    values = kernel.arrival.values
-    if kernel.survival is None:
-        return values if goes_on else torch.zeros_like(values)
-    chance = kernel.survival if goes_on else 1.0 - kernel.survival
-    return values * kernel.arrival.at_next(chance)
+def _log_outcomes(kernel: Kernel) -> tuple[Tensor, Tensor]:
+    """Gives log K of arriving and going on, and of arriving and ending, on entries."""
+    arrival, survival = kernel.log_arrival, kernel.survival
+    if survival is None:
+        return arrival, torch.full_like(arrival, -torch.inf)
+    at_next = kernel.transitions.at_next
+    return arrival + at_next(survival.log_goes_on), arrival + at_next(survival.log_ends)

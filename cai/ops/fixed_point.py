@@ -47,6 +47,8 @@ from cai.ops.messages import (
 from cai.ops.readings import FixedDynamics, Reading
 from cai.ops.tables import Tables
 
+#: Sweeps after which values that still move by a thousandth of the rewards are taken to move for ever.
+_MANY_STEPS = 10_000
 #: An expected time to the end beyond this cannot be told from infinity in float64.
 LONGEST_TIME = 1e13
 
@@ -118,7 +120,9 @@ class Stationary:
         """Computes G = dB/dV at v_next, on the CPU: `[S, S]`, with empty rows and columns at terminal states."""
         kernel = self.reading.kernel(self.tables.step(0), q, v_next)
         matrix = kernel.arrival.state_matrix(self.log_policy_of(q, v).exp() * self.tables.alive[:, None])
-        column_scale = self.tables.alive if kernel.survival is None else self.tables.alive * kernel.survival
+        column_scale = (
+            self.tables.alive if kernel.survival is None else self.tables.alive * kernel.survival.log_goes_on.exp()
+        )
         scale = column_scale.detach().cpu().numpy()
         return matrix @ scipy.sparse.diags(scale) if scipy.sparse.issparse(matrix) else matrix * scale
 
@@ -180,6 +184,16 @@ class Stationary:
             once_more = implicit(v, once_more, Resolvent(self.chain(q, once_more, v)))
             q, once_more = self.backup(once_more)
         return Messages(q[None], once_more[None])
+
+    def seems_endless(self, iterate: Iterate) -> bool:
+        """Says whether an iteration that stopped early was on its way to no finite value."""
+        if self.contracts or math.isfinite(iterate.certified_error):
+            return False
+        if self.reading.absorbs:
+            return log_spectral_radius(self.tables, self.reading) + math.log(max(self.tables.discount, 1e-300)) >= 0.0
+        return iterate.num_steps >= _MANY_STEPS and iterate.residual > 1e-3 * largest_finite(
+            self.tables.expected_rewards
+        )
 
     def refusal(self) -> str:
         """Says why no finite value exists."""

@@ -45,36 +45,56 @@ class Tilt:
 
 
 @dataclass(frozen=True, eq=False)
+class Survival:
+    """The chance of going on, or of ending, after arriving at s': the discount as an absorbing state.
+
+    Attributes:
+        log_goes_on: `[S]`, nats.
+        log_ends: `[S]`, nats.
+    """
+
+    log_goes_on: Tensor
+    log_ends: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """One step of a trajectory distribution: arrive at s', then go on with some probability.
 
     Attributes:
         transitions: p(s'|s,a).
         tilt: What tilts it, or None.
-        survival: `[S]`, the chance of going on from s' (the discount as an absorbing state), or None for certainty.
+        survival: What follows the arrival, or None where the trajectory goes on for certain.
     """
 
     transitions: Transitions
     tilt: Tilt | None = None
-    survival: Tensor | None = None
+    survival: Survival | None = None
+
+    @grad_cached_property
+    def log_arrival(self) -> Tensor:
+        """Log q(s'|s,a) on entries, nats; exact where the probability itself would be too small for a number."""
+        log_values = safe_log(self.transitions.values)
+        if self.tilt is None:
+            return log_values
+        transitions, tilt = self.transitions, self.tilt
+        exponent = transitions.at_next(tilt.log_next) - transitions.at_source(finite(tilt.log_total))
+        if tilt.log_entries is not None:
+            exponent = exponent + tilt.log_entries
+        possible = transitions.values > 0
+        return torch.where(possible, log_values + torch.where(possible, exponent, NEG_INF), NEG_INF)
 
     @grad_cached_property
     def arrival(self) -> Transitions:
         """The distribution of s', with the tilt multiplied in."""
         if self.tilt is None:
             return self.transitions
-        transitions, tilt = self.transitions, self.tilt
-        exponent = transitions.at_next(tilt.log_next) - transitions.at_source(finite(tilt.log_total))
-        if tilt.log_entries is not None:
-            exponent = exponent + tilt.log_entries
-        possible = transitions.values > 0
-        values = torch.where(possible, transitions.values * torch.where(possible, exponent, NEG_INF).exp(), 0.0)
-        return transitions.reweighted(values)
+        return self.transitions.reweighted(self.log_arrival.exp())
 
     def push(self, mass: Tensor) -> Tensor:
         """Moves the mass `[S, A]` of (state, action) to the next states, `[S]`; what dies is lost."""
         moved = self._moved(mass)
-        return moved if self.survival is None else moved * self.survival
+        return moved if self.survival is None else moved * self.survival.log_goes_on.exp()
 
     def _moved(self, mass: Tensor) -> Tensor:
         tilt = self.tilt
@@ -113,8 +133,8 @@ class Reading(ABC):
         """Gives the step of the trajectory distribution that these messages describe, absorbing state included."""
 
     @abstractmethod
-    def initial(self, tables: Tables, v: Tensor) -> Tensor:
-        """Gives the distribution of s_0, `[S]`."""
+    def log_initial(self, tables: Tables, v: Tensor) -> Tensor:
+        """Gives the log-distribution of s_0, `[S]`, nats."""
 
     @abstractmethod
     def value_of_start(self, tables: Tables, v: Tensor) -> Tensor:
@@ -168,15 +188,18 @@ class FixedDynamics(_SoftReading):
         """Gives p itself, and the discount as the chance to go on; messages as `[S, A]` and `[S]`."""
         if step.discount == 1.0:
             return Kernel(step.transitions)
-        return Kernel(step.transitions, survival=torch.full_like(v_next, step.discount))
+        log_discount, log_rest = _log(step.discount), _log(1.0 - step.discount)
+        survival = Survival(torch.full_like(v_next, log_discount), torch.full_like(v_next, log_rest))
+        return Kernel(step.transitions, survival=survival)
 
-    def initial(self, tables: Tables, v: Tensor) -> Tensor:
-        """Gives p(s_0) itself (given the evidence on s_0)."""
-        return tables.initial / tables.initial.sum(-1, keepdim=True)
+    def log_initial(self, tables: Tables, v: Tensor) -> Tensor:
+        """Gives log p(s_0) itself (given the evidence on s_0)."""
+        return safe_log(tables.initial / tables.initial.sum(-1, keepdim=True))
 
     def value_of_start(self, tables: Tables, v: Tensor) -> Tensor:
         """Computes E[V_0] + alpha log p(evidence on s_0)."""
-        expected = (self.initial(tables, v) * torch.where(tables.initial > 0, v, 0.0)).sum(-1)
+        start = tables.initial / tables.initial.sum(-1, keepdim=True)
+        expected = (start * torch.where(tables.initial > 0, v, 0.0)).sum(-1)
         if not tables.start_is_evidence:
             return expected
         return expected + tables.temperature * tables.initial.sum(-1).log()
@@ -199,12 +222,12 @@ class PosteriorDynamics(_SoftReading):
         tilt = Tilt(_with_death(step, v_next), self._log_arrival(step, v_next), self._log_entries(step))
         return Kernel(step.transitions, tilt, self._survival(step, v_next))
 
-    def initial(self, tables: Tables, v: Tensor) -> Tensor:
-        """Computes p(s_0 | O) ~ p(s_0) exp(V_0 / alpha)."""
+    def log_initial(self, tables: Tables, v: Tensor) -> Tensor:
+        """Computes log p(s_0 | O) = log p(s_0) + V_0 / alpha - log p(O)."""
         total = log_expectation(v / tables.temperature, tables.initial)
         possible = tables.initial > 0
         log_tilt = torch.where(possible, v / tables.temperature - total[..., None], NEG_INF)
-        return torch.where(possible, tables.initial * log_tilt.exp(), 0.0)
+        return safe_log(tables.initial) + log_tilt
 
     def value_of_start(self, tables: Tables, v: Tensor) -> Tensor:
         """Computes alpha log sum p(s_0) exp(V_0 / alpha)."""
@@ -217,13 +240,14 @@ class PosteriorDynamics(_SoftReading):
     def _log_entries(step: StepTables) -> Tensor | None:
         return None if step.entry_rewards is None else step.entry_rewards / step.temperature
 
-    def _survival(self, step: StepTables, v_next: Tensor) -> Tensor | None:
+    def _survival(self, step: StepTables, v_next: Tensor) -> Survival | None:
         if step.discount == 1.0:
             return None
-        if step.discount == 0.0:
-            return torch.zeros_like(v_next)
-        arrived = _with_death(step, v_next)
-        return (math.log(step.discount) + v_next / step.temperature - finite(arrived)).exp()
+        arrived = finite(_with_death(step, v_next))
+        log_goes_on = torch.full_like(v_next, NEG_INF)
+        if step.discount:
+            log_goes_on = math.log(step.discount) + v_next / step.temperature - arrived
+        return Survival(log_goes_on, _log(1.0 - step.discount if step.may_die else 0.0) - arrived)
 
 
 @dataclass(frozen=True)
@@ -255,10 +279,10 @@ class MostProbable(Reading):
         tied = ((scores == transitions.at_source(best)) & ~torch.isneginf(scores)).to(q.dtype)
         return Kernel(transitions.reweighted(transitions.first_of_each(tied)))
 
-    def initial(self, tables: Tables, v: Tensor) -> Tensor:
+    def log_initial(self, tables: Tables, v: Tensor) -> Tensor:
         """Puts all mass on the best first state, the first of equals."""
         best = _weighed(tables.initial, v, tables.temperature).argmax(-1)
-        return torch.nn.functional.one_hot(best, v.shape[-1]).to(v.dtype)
+        return safe_log(torch.nn.functional.one_hot(best, v.shape[-1]).to(v.dtype))
 
     def value_of_start(self, tables: Tables, v: Tensor) -> Tensor:
         """Computes max_s [alpha log p(s_0) + V_0]."""
@@ -267,6 +291,10 @@ class MostProbable(Reading):
 
 def _is_zero(temperature: float | Tensor) -> bool:
     return not isinstance(temperature, Tensor) and temperature == 0.0
+
+
+def _log(x: float) -> float:
+    return math.log(x) if x > 0.0 else NEG_INF
 
 
 def _with_death(step: StepTables, v: Tensor) -> Tensor:

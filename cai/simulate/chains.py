@@ -88,8 +88,8 @@ class ChainSampler:
     def _survives(kernel: Kernel, state: Tensor, generator: torch.Generator) -> Tensor:
         if kernel.survival is None:
             return torch.ones_like(state, dtype=torch.bool)
-        uniform = torch.rand(state.shape, dtype=kernel.survival.dtype, device=state.device, generator=generator)
-        return uniform < kernel.survival.detach()[state]
+        chance = kernel.survival.log_goes_on.detach().exp()[state]
+        return torch.rand(chance.shape, dtype=chance.dtype, device=chance.device, generator=generator) < chance
 
 
 def _columns(parts: list[Tensor], num: int, like: Tensor) -> Tensor:

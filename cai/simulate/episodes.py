@@ -112,7 +112,7 @@ def _actions(actions: Tensor, state: Tensor, num_actions: int) -> Tensor:
 
 def _in_environment(env: gymnasium.Env, act: Any, num: int, seed: int | None, length: int | None) -> Trajectories:
     with seeded(seed, "cpu") as generator, torch.no_grad():
-        episodes = [_episode(env, act, None if seed is None else seed + n, length, generator) for n in range(num)]
+        episodes = [_episode(env, act, None if seed is None else int(seed) + n, length, generator) for n in range(num)]
     longest = max(len(episode["rewards"]) for episode in episodes)
     return Trajectories(
         states=_padded([episode["states"] for episode in episodes], longest + 1),

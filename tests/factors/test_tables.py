@@ -155,6 +155,14 @@ def test_dtypes() -> None:
     assert F.LinearReward(np.eye(2), [1, 1], dtype=single).values.dtype == single
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex128])
+def test_tables_are_of_floating_numbers(dtype: torch.dtype) -> None:
+    makers = (lambda: F.TabularReward([0.5], dtype=dtype), lambda: F.Categorical([0.5, 0.5], dtype=dtype))
+    for make in (*makers, lambda: F.TabularReward(sparse(P), dtype=dtype)):
+        with pytest.raises(ValueError, match="floating"):
+            make()
+
+
 # -- sparse stays sparse ----------------------------------------------------------------------------------------------
 
 SPARSE = {

@@ -48,6 +48,7 @@ BAD = {
     "syntax": ("def build(:", {}, ValueError, "running .* failed: SyntaxError"),
     "error": ("import nowhere_to_be_found", {}, ValueError, "failed: ModuleNotFoundError"),
     "option": (GOOD, {"size": 3}, ValueError, "model 'mine' has no option 'size'; its options are num_actions"),
+    "required": ("def build(size): return size", {}, ValueError, "model 'mine'.*size"),
     "result": ("def build(): return 7", {}, ValueError, "build returned int, not a TrajectoryGraph"),
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 
 import cai
@@ -41,7 +42,7 @@ READINGS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "fraction of t": (lambda p: p.v(0, t=0.5), "t must be whole numbers, got 0.5"),
     "t nan": (lambda p: p.v(0, t=float("nan")), "t must be whole numbers, got nan"),
     "t text": (lambda p: p.v(0, t="a"), "t"),
-    "number": (lambda p: p.sample(0), "number of episodes must be at least 1, got 0"),
+    "number": (lambda p: p.sample(0), "number of episodes must be .* at least 1, got 0"),
     "length": (lambda p: p.sample(1, length=4), r"length .*4"),
     "no length": (lambda p: p.sample(1, length=0), r"length .*0"),
     "half a length": (lambda p: p.sample(1, length=2.5), r"length .*2.5"),
@@ -63,6 +64,16 @@ def test_lengths_without_horizon(length: float) -> None:
 def test_time_may_be_a_whole_float() -> None:
     posterior = soft(graph())
     assert torch.equal(posterior.v(0, t=np.float32(2.0)), posterior.v(0, t=2))
+
+
+@pytest.mark.parametrize(
+    "states", [[], torch.zeros(0, dtype=torch.int64), np.zeros((2, 0))], ids=["list", "torch", "2x0"]
+)
+def test_no_states_are_a_batch_too(states: Any) -> None:
+    posterior, shape = soft(graph()), np.shape(states)
+    assert posterior.v(states).shape == shape
+    assert posterior.q(states, 0).shape == shape
+    assert posterior.policy(states).probs.shape == (*shape, 2)
 
 
 def test_temperature_zero_has_no_evidence() -> None:
@@ -184,6 +195,14 @@ def test_gap_with_something_else() -> None:
     hard = soft(graph(temperature=0.0))
     with pytest.raises(cai.Unavailable, match="temperature 0"):
         hard.gap(hard)
+
+
+def test_gap_of_the_same_graph_held_dense_and_sparse() -> None:
+    matrix = scipy.sparse.csr_matrix(graph().dynamics.dense().flatten(0, 1).numpy())
+    other = soft(graph().replace(dynamics=F.TabularDynamics(matrix)))
+    for gap in (soft(graph()).gap(other), other.gap(soft(graph()))):
+        for part in (gap.evidence_gap, gap.kl, gap.reverse_kl):
+            assert float(part) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_gap_to_itself_is_zero() -> None:

@@ -71,3 +71,15 @@ def test_implicit_gradient(transposed: bool) -> None:
 def test_implicit_costs_nothing_without_gradients() -> None:
     x = torch.ones(3)
     assert implicit(x, x.clone(), Resolvent(np.zeros((3, 3)))) is x
+
+
+def test_second_derivatives_are_refused() -> None:
+    """The adjoint is solved for on plain numbers: better no second derivative than a wrong one."""
+    b = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    matrix = torch.as_tensor(chain(3))
+    resolvent = Resolvent(matrix.numpy())
+    x = resolvent.solve(b**2)
+    solution = implicit(x, b**2 + matrix @ x, resolvent)
+    (first,) = torch.autograd.grad(solution.square().sum(), b, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable|differentiate twice"):
+        torch.autograd.grad(first.sum(), b)
