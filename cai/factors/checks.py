@@ -25,6 +25,8 @@ def as_table(value: Any, name: str, dtype: torch.dtype | None) -> Tensor:
     """
     if scipy.sparse.issparse(value):
         raise ValueError(f"{name}: expected a dense array, got a sparse matrix of shape {list(value.shape)}")
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"{name}: dtype must be a floating type, got {dtype}")
     try:
         tensor = own_copy(value)
         if tensor.is_complex():

@@ -84,6 +84,10 @@ def _check_options(name: str, build: Any, options: dict[str, Any]) -> None:
     parameters = inspect.signature(build).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
+    required = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
+    missing = sorted(set(required) - set(options))
+    if missing:
+        raise ValueError(f"model {name!r} needs the option {missing[0]!r}")
     unknown = sorted(set(options) - set(parameters))
     if unknown:
         raise ValueError(f"model {name!r} has no option {unknown[0]!r}; its options are {', '.join(parameters)}")

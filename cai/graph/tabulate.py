@@ -87,7 +87,10 @@ def initial_table(initial: Any, num_states: int) -> Tensor:
     """Reads p(s_0) as `[S]`; a callable must return a Categorical."""
     if isinstance(initial, TabulatedInitial):
         return initial.initial_table(num_states)
-    distribution = initial() if callable(initial) else initial
+    try:
+        distribution = initial() if callable(initial) else initial
+    except TypeError:
+        distribution = None  # it is of another slot, and wants arguments
     probs = getattr(distribution, "probs", None)
     if not isinstance(probs, Tensor) or probs.shape != (num_states,):
         raise ValueError(
@@ -158,12 +161,16 @@ def _on_entries(reward: Any, table: Transitions) -> Tensor:
     num_states, num_actions = table.num_states, table.num_actions
     if isinstance(table, SparseTransitions):
         rows = table.pattern.rows
-        values = reward(rows // num_actions, rows % num_actions, table.pattern.columns)
+        at = (rows // num_actions, rows % num_actions, table.pattern.columns)
         shape: tuple[int, ...] = tuple(rows.shape)
     else:
         states = torch.arange(num_states)
-        values = reward(states[:, None, None], torch.arange(num_actions)[:, None], states)
+        at = (states[:, None, None], torch.arange(num_actions)[:, None], states)
         shape = (num_states, num_actions, num_states)
+    try:
+        values = reward(*at)
+    except TypeError as error:
+        raise ValueError(f"reward: {type(reward).__name__} cannot be called as r(s, a, s'): {error}") from error
     values = _expanded(torch.as_tensor(values, dtype=torch.float64), shape)
     if not torch.isfinite(values.detach()).all():
         raise ValueError("reward: the function given returned a value that is not finite")

@@ -77,7 +77,8 @@ class Checkpoint(AbstractCallback):
             FileNotFoundError: There is no directory to write the file to.
         """
         serialization.need_directory(self.path)
-        self._method, self._last = method, time.monotonic()
+        self._run = {"method": serialization.fingerprint(method), "graph": serialization.fingerprint(graph)}
+        self._last = time.monotonic()
         self._pending: Progress | None = None
 
     def on_step(self, progress: Progress) -> None:
@@ -93,18 +94,17 @@ class Checkpoint(AbstractCallback):
 
     def _write(self) -> None:
         assert self._pending is not None
-        content = {"method": serialization.fingerprint(self._method), "state": self._pending.checkpoint}
-        serialization.save(self.path, "checkpoint", content)
+        serialization.save(self.path, "checkpoint", self._run | {"state": self._pending.checkpoint})
         self._last, self._pending = time.monotonic(), None
 
 
-def read_checkpoint(path: str | os.PathLike, method: AbstractMethod) -> Any:
-    """Reads what `Checkpoint` wrote.
+def read_checkpoint(path: str | os.PathLike, graph: Any, method: AbstractMethod) -> Any:
+    """Reads what `Checkpoint` wrote in a run of this method on this graph.
 
     Raises:
         FileNotFoundError: There is no such file.
         CorruptFile: The file is truncated or foreign.
-        ValueError: It is of another method, or of other hyper-parameters.
+        ValueError: It is of another method, of other hyper-parameters or of another graph.
     """
 
     def refuse(hole: str) -> Any:
@@ -113,6 +113,8 @@ def read_checkpoint(path: str | os.PathLike, method: AbstractMethod) -> Any:
     content = serialization.load(path, "checkpoint", refuse)
     if content["method"] != serialization.fingerprint(method):
         raise ValueError(f"resume: {str(path)!r} was written by another method or other settings than {method!r}")
+    if content["graph"] != serialization.fingerprint(graph):
+        raise ValueError(f"resume: {str(path)!r} was written in a run on another graph")
     return content["state"]
 
 

@@ -48,7 +48,7 @@ def infer(
     method.accepts(graph)
     state = method.init(graph, seed)
     if resume is not None:
-        state = method.restore(state, read_checkpoint(resume, method))
+        state = method.restore(state, read_checkpoint(resume, graph, method))
     for callback in callbacks:
         callback.on_start(graph, method)
     try:

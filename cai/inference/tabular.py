@@ -69,7 +69,7 @@ class TabularPosterior(Posterior):
     def policy(self, state: Any, t: Any = 0) -> torch.distributions.Categorical:
         """Gives pi_t(a | s); see `Posterior.policy`."""
         state, t = self._at(state, t, self._last_step)
-        return torch.distributions.Categorical(logits=self._log_policy[t, state])
+        return torch.distributions.Categorical(logits=self._log_policy[t, state], validate_args=False)
 
     def q(self, state: Any, action: Any, t: Any = 0) -> Tensor:
         """Gives Q_t(s, a), reward units; see `Posterior.q`."""
@@ -285,6 +285,7 @@ class TabularPosterior(Posterior):
         if kernel.survival is None:
             return torch.where(ends, -torch.inf, log_chosen + log_arrival)
         after = torch.where(ends, kernel.survival.log_ends[following], kernel.survival.log_goes_on[following])
+        after = torch.where(self.tables.terminal[following], 0.0, after)  # either way it ended there
         return log_chosen + log_arrival + after
 
     # Side by side.
@@ -325,6 +326,8 @@ class TabularPosterior(Posterior):
             pairs[f"action prior at time {t}"] = (here.prior, there.prior)
             pairs[f"reward at time {t}"] = (here.expected_rewards, there.expected_rewards)
             pairs[f"dynamics at time {t}"] = (here.transitions.values, there.transitions.values)
+        if type(mine.step(0).transitions) is not type(theirs.step(0).transitions):
+            raise ValueError("gap: one graph holds its dynamics dense, the other sparse; hold both alike")
         for name, (first, second) in pairs.items():
             if first is not second and (first.shape != second.shape or not torch.equal(first, second)):
                 raise ValueError(f"gap: the graphs differ in their {name}")

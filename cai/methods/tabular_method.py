@@ -93,6 +93,11 @@ class AbstractTabularMethod(AbstractMethod):
         if not isinstance(graph.dynamics, TabulatedDynamics):
             found = "none" if graph.dynamics is None else type(graph.dynamics).__name__
             raise IncompatibleMethod(f"{name} needs tables of the dynamics (cai.factors.TabularDynamics), got {found}")
+        if self.reading.is_bound and graph.discount < 1.0 and any(t > 0 for t in graph.evidence.states):
+            raise IncompatibleMethod(
+                f"{name}: under a discount the episode may end before the evidence on states, and no policy makes it "
+                "certain; SumProduct conditions on it"
+            )
         for slot in ("initial", "reward"):
             if getattr(graph, slot) is None:
                 raise IncompatibleMethod(f"{name} needs the graph's {slot}, which is None")

@@ -17,6 +17,7 @@ import scipy.sparse
 import scipy.sparse.linalg
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 #: Up to this many states a sparse factorisation is quick on any pattern.
 DIRECT_LIMIT = 1_000
@@ -95,6 +96,7 @@ class _Implicit(torch.autograd.Function):
         return solution.clone()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, *grads: Tensor):  # type: ignore[no-untyped-def]
         return None, ctx.resolvent.solve(grads[0], transposed=not ctx.transposed), None, None
 

@@ -58,8 +58,14 @@ class StepTables:
 
     @grad_cached_property
     def default_policy(self) -> Tensor:
-        """The prior with rows normalised: the policy where nothing is at stake, `[S, A]`."""
-        return self.prior / self.prior.sum(-1, keepdim=True)
+        """The prior with rows normalised: the policy where nothing is at stake, `[S, A]`.
+
+        Uniform where evidence has left a state no action.
+        """
+        total = self.prior.sum(-1, keepdim=True)
+        possible = total > 0
+        uniform = torch.full_like(self.prior, 1.0 / self.prior.shape[-1])
+        return torch.where(possible, self.prior / torch.where(possible, total, 1.0), uniform)
 
 
 @dataclass(frozen=True, eq=False)
