@@ -18,9 +18,10 @@ HERE = Path(__file__).resolve().parent
 
 def cai_500(method: str) -> None:
     """All marginals of the 500-state world by one of our methods."""
-    import cai
     from problems import graph_500
     from worker import serve
+
+    import cai
 
     graph, chosen = graph_500(), getattr(cai, method)()
     serve(lambda: cai.infer(graph, chosen).state_action_marginals)
@@ -52,9 +53,10 @@ def loop_500() -> None:
 
 def cai_chain(method: str) -> None:
     """All marginals of the small dense chain."""
-    import cai
     from problems import graph_chain
     from worker import serve
+
+    import cai
 
     graph, chosen = graph_chain(), getattr(cai, method)()
     serve(lambda: cai.infer(graph, chosen).state_action_marginals)
@@ -97,7 +99,13 @@ def pyro_chain() -> None:
     serve(lambda: elbo.compute_marginals(program, lambda: None), calls=1)
 
 
-WORKERS = {"cai_500": cai_500, "loop_500": loop_500, "cai_chain": cai_chain, "loop_chain": loop_chain, "pyro_chain": pyro_chain}
+WORKERS = {
+    "cai_500": cai_500,
+    "loop_500": loop_500,
+    "cai_chain": cai_chain,
+    "loop_chain": loop_chain,
+    "pyro_chain": pyro_chain,
+}
 
 
 def main() -> None:

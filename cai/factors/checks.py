@@ -13,7 +13,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-#: How far a row of probabilities may be from one: what float32 tables of some hundred entries lose.
+#: How far a row of probabilities may be from one (what float32 tables of some hundred entries lose) to be normalised.
 ROW_TOLERANCE = 1e-6
 
 
@@ -25,15 +25,37 @@ def as_table(value: Any, name: str, dtype: torch.dtype | None) -> Tensor:
     """
     if scipy.sparse.issparse(value):
         raise ValueError(f"{name}: expected a dense array, got a sparse matrix of shape {list(value.shape)}")
-    if dtype is not None and not dtype.is_floating_point:
-        raise ValueError(f"{name}: dtype must be a floating type, got {dtype}")
+    dtype = table_dtype(dtype, name)
     try:
         tensor = own_copy(value)
         if tensor.is_complex():
             raise TypeError("complex numbers")
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name}: cannot be read as an array of numbers ({error})") from None
-    return tensor.to(torch.float64 if dtype is None else dtype)
+    return tensor.to(dtype)
+
+
+def table_dtype(dtype: torch.dtype | None, name: str) -> torch.dtype:
+    """Gives the type of a table's numbers: float64 by default; ValueError for one that is not floating."""
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"{name}: dtype must be a floating type, got {dtype}")
+    return torch.float64 if dtype is None else dtype
+
+
+def normalised(rows: Tensor) -> Tensor:
+    """Divides rows `[..., n]` by their sums, where more than rounding keeps these from one.
+
+    What is learned is left as it is: its gradient must be that of the numbers given.
+    """
+    if rows.requires_grad:
+        return rows
+    sums = rows.sum(-1, keepdim=True)
+    return torch.where(needs_normalising(sums), rows / sums, rows)
+
+
+def needs_normalising(sums: Tensor) -> Tensor:
+    """Says which row sums, checked already, are off by more than rounding: bool, as `sums`."""
+    return ((sums - 1.0).abs() > 64 * torch.finfo(sums.dtype).eps) & (sums > 0)
 
 
 def index_of_first(bad: Tensor) -> list[int]:

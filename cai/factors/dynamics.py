@@ -15,10 +15,13 @@ from cai.factors.checks import (
     check_finite,
     check_rows,
     check_sums,
+    needs_normalising,
+    normalised,
     own_copy,
     place,
     state_index,
     table_at,
+    table_dtype,
     weights_to_categorical,
 )
 from cai.ops.sparse import Pattern, csr_tensor
@@ -39,6 +42,8 @@ class TabularDynamics:
             its gradient; a sparse matrix stays sparse.
         terminal: `[S]`, bool: where an episode ends. The rows of terminal states are never read.
         dtype: float64 by default.
+
+    Rows that sum to one within 1e-6 (float32 tables) are normalised; a table that learns is left as it is.
 
     Raises:
         ValueError: A wrong shape, a NaN or negative entry, or a row that does not sum to one: which, and by how much.
@@ -98,7 +103,7 @@ class TabularDynamics:
         return dynamics
 
     def _set(self, tables: tuple[Transitions, ...], terminal: Any, *, time_varying: bool) -> None:
-        self._tables, self.time_varying = tables, time_varying
+        self.time_varying = time_varying
         self.num_states, self.num_actions = tables[0].num_states, tables[0].num_actions
         device = tables[0].values.device
         if terminal is None:
@@ -119,6 +124,7 @@ class TabularDynamics:
                     f"{self.num_states} and {self.num_actions}"
                 )
             _check_distributions(table, name, self.terminal_mask)
+        self._tables = tuple(_normalised(table) for table in tables)
 
     @property
     def num_steps(self) -> int | None:
@@ -177,7 +183,7 @@ def sparse_entries(matrix: Any, name: str, dtype: torch.dtype | None) -> tuple[T
         coo = matrix if matrix.layout == torch.sparse_coo else matrix.to_sparse_coo()
         coo = coo.coalesce()
         indices, values = coo.indices(), coo.values()
-    return indices[0], indices[1], values.to(torch.float64 if dtype is None else dtype), shape
+    return indices[0], indices[1], values.to(table_dtype(dtype, name)), shape
 
 
 def is_sparse(value: Any) -> bool:
@@ -218,6 +224,15 @@ def _check_distributions(table: Transitions, name: str, terminal: Tensor) -> Non
     values = table.values.detach()
     _check_entries(values, table.pattern.rows, table.num_actions, name)
     check_sums(table.over_next(values), name, axes, skip)
+
+
+def _normalised(table: Transitions) -> Transitions:
+    if isinstance(table, DenseTransitions):
+        return table.reweighted(normalised(table.values))
+    sums = table.over_next(table.values.detach())
+    if table.values.requires_grad or not needs_normalising(sums).any():
+        return table
+    return table.reweighted(table.values / table.at_source(torch.where(needs_normalising(sums), sums, 1.0)))
 
 
 def _as_given(table: Transitions) -> Tensor:

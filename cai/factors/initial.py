@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from cai.data.serialization import serializable
-from cai.factors.checks import as_table, check_finite, check_rows, own_copy, state_index, weights_to_categorical
+from cai.factors.checks import (
+    as_table,
+    check_finite,
+    check_rows,
+    normalised,
+    own_copy,
+    state_index,
+    weights_to_categorical,
+)
 
 
 @serializable
@@ -40,6 +48,7 @@ class Categorical:
             self._check_vector(self.probs)
             check_finite(self.probs, "Categorical probs", ["state"])
             check_rows(self.probs, "Categorical probs", [])
+            self.probs = normalised(self.probs)
 
     @staticmethod
     def _check_vector(table: Tensor) -> None:

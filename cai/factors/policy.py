@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cai.data.serialization import serializable
-from cai.factors.checks import as_table, check_rows, own_copy, state_index, table_at, weights_to_categorical
+from cai.factors.checks import as_table, check_rows, normalised, own_copy, state_index, table_at, weights_to_categorical
 
 
 @serializable
@@ -41,7 +41,7 @@ class TabularPolicy:
             expected = "[T, S, A]" if time_varying else "[S, A]"
             raise ValueError(f"TabularPolicy: expected probs {expected}, got {list(probs.shape)}")
         check_rows(probs, "TabularPolicy", axes)
-        self.probs, self.time_varying = probs, time_varying
+        self.probs, self.time_varying = normalised(probs), time_varying
 
     @property
     def num_steps(self) -> int | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -17,7 +18,6 @@ import scipy.sparse
 import scipy.sparse.linalg
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 #: Up to this many states a sparse factorisation is quick on any pattern.
 DIRECT_LIMIT = 1_000
@@ -91,14 +91,35 @@ class _Implicit(torch.autograd.Function):
     """x = (I - G)^-1 b in the backward direction only: the value is given, the gradient is solved for."""
 
     @staticmethod
-    def forward(ctx, solution: Tensor, b: Tensor, resolvent: Resolvent, transposed: bool) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, solution: Tensor, b: Tensor, resolvent: Resolvent, transposed: bool) -> Tensor:
         ctx.resolvent, ctx.transposed = resolvent, transposed
+        ctx.save_for_backward(b)
         return solution.clone()
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, *grads: Tensor):  # type: ignore[no-untyped-def]
-        return None, ctx.resolvent.solve(grads[0], transposed=not ctx.transposed), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None, None]:
+        adjoint = ctx.resolvent.solve(grads[0], transposed=not ctx.transposed)
+        return (
+            None,
+            _Once.apply(adjoint, grads[0], *ctx.saved_tensors) if torch.is_grad_enabled() else adjoint,
+            None,
+            None,
+        )
+
+
+class _Once(torch.autograd.Function):
+    """The identity, which refuses to be differentiated: the adjoint was solved for on plain numbers."""
+
+    @staticmethod
+    def forward(ctx: Any, adjoint: Tensor, *depends_on: Tensor) -> Tensor:
+        return adjoint.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise RuntimeError(
+            "trying to differentiate twice through the fixed point of an infinite horizon, which has first derivatives "
+            "only; a finite horizon has all of them"
+        )
 
 
 def implicit(solution: Tensor, once_more: Tensor, resolvent: Resolvent, *, transposed: bool = False) -> Tensor:

@@ -197,7 +197,7 @@ def test_resume_refuses_what_is_not_its_own(tmp_path: Path) -> None:
         cai.infer(graph(), cai.SoftPolicyIteration(), resume=file)
     with pytest.raises(ValueError, match="another method or other settings"):
         cai.infer(graph(), cai.SoftValueIteration(solver=cai.methods.ValueIteration(), tolerance=1e-3), resume=file)
-    with pytest.raises(ValueError, match="checkpoint is of 5 states, the graph has 4"):
+    with pytest.raises(ValueError, match="another graph"):
         cai.infer(graph(num_states=4), SOLVER, resume=file)
     posterior.save(file)
     with pytest.raises(cai.CorruptFile, match="holds a posterior, not a checkpoint"):
