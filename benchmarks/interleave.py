@@ -1,4 +1,4 @@
-"""The director's half of an interleaved benchmark: workers take turns, so that what else the machine does hits all alike."""
+"""The director's half of an interleaved benchmark: workers take turns, so that a busy machine is busy for all."""
 
 from __future__ import annotations
 

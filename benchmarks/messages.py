@@ -3,8 +3,8 @@
     python benchmarks/messages.py --peer-python PATH/TO/python      (an environment with imitation 1.0.1)
     python benchmarks/messages.py                                   (without that peer)
 
-Each row is one run of everything: from the graph to all marginals. Building the graph (and the peer's environment) is not
-timed. Workers are processes of their own and take turns.
+Each row is one run of everything: from the graph to all marginals. Building the graph (and the peer's environment) is
+not timed. Workers are processes of their own and take turns.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ DATA = Path(__file__).parent / "data"
 
 
 def random_500() -> tuple[scipy.sparse.csr_matrix, np.ndarray, np.ndarray, int]:
-    """A random world of 500 states, 5 actions, horizon 50: table `[S * A, S]` with 7,459 entries, r `[S]`, p(s_0), T."""
+    """A random world of 500 states and 5 actions: table `[S * A, S]` with 7,459 entries, r `[S]`, p(s_0), T = 50."""
     data = np.load(DATA / "random_500x5_h50.npz")
     shape = (len(data["reward"]) * int(data["num_actions"]), len(data["reward"]))
     table = scipy.sparse.csr_matrix((data["probs"], data["indices"].astype(np.int32), data["indptr"]), shape=shape)

@@ -1,7 +1,7 @@
 """The worker's half of an interleaved benchmark: standard library only, so that a peer's environment can import it.
 
-A worker sets its problem up, prints `ready`, and takes a turn for every line it reads: one call to warm the caches that the
-other workers have taken, then some timed calls in a row, as an optimiser makes them. It prints the seconds of one call.
+A worker sets its problem up, prints `ready`, and takes a turn for every line it reads: one call to warm the caches that
+the other workers have taken, then some timed calls in a row, as an optimiser makes them. It prints the seconds of one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The peer's worker: `mce_partition_fh` and `mce_occupancy_measures` of imitation 1.0.1 on the 500-state world.
 
-Runs in an environment of its own (imitation pins gymnasium 0.29): `pip install torch==2.13.0 && pip install imitation==1.0.1`.
+Runs in an environment of its own, since imitation pins gymnasium 0.29; `benchmarks/README.md` says how to make it.
 """
 
 from __future__ import annotations

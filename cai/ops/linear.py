@@ -99,12 +99,9 @@ class _Implicit(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None, None]:
         adjoint = ctx.resolvent.solve(grads[0], transposed=not ctx.transposed)
-        return (
-            None,
-            _Once.apply(adjoint, grads[0], *ctx.saved_tensors) if torch.is_grad_enabled() else adjoint,
-            None,
-            None,
-        )
+        if torch.is_grad_enabled():
+            adjoint = _Once.apply(adjoint, grads[0], *ctx.saved_tensors)
+        return None, adjoint, None, None
 
 
 class _Once(torch.autograd.Function):
