@@ -104,8 +104,7 @@ class AbstractTabularMethod(AbstractMethod):
 
     def init(self, graph: TrajectoryGraph, seed: int | None) -> TabularState:
         """Reads the tables, and refuses an infinite horizon whose answer does not exist."""
-        with torch.set_grad_enabled(torch.is_grad_enabled()):
-            problem = self.problem(self.answered(graph))
+        problem = self.problem(self.answered(graph))
         if problem.tables.horizon is not None:
             sweep = BackwardSweep(problem.tables, self.backup(problem))
             return TabularState(problem, Iterate(problem.tables.terminal_values.detach(), residual=0.0), sweep)
@@ -161,15 +160,7 @@ class AbstractTabularMethod(AbstractMethod):
         return Progress(iterate.num_steps, iterate.residual, iterate.certified_error, seconds, iterate)
 
     def restore(self, state: TabularState, checkpoint: Iterate) -> TabularState:
-        """Goes on from a checkpoint of an infinite horizon; a backward pass is short, and starts again.
-
-        Raises:
-            ValueError: The checkpoint is of another number of states.
-        """
-        if checkpoint.v.shape != state.iterate.v.shape:
-            raise ValueError(
-                f"resume: the checkpoint is of {checkpoint.v.numel()} states, the graph has {state.iterate.v.numel()}"
-            )
+        """Goes on from a checkpoint of an infinite horizon; a backward pass is short, and starts again."""
         if state.sweep is not None:
             return state
         return replace(state, iterate=replace(checkpoint, v=checkpoint.v.to(state.iterate.v.device)))
