@@ -172,8 +172,10 @@ class _LogSumExp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         x, y = ctx.saved_tensors
-        y = torch.where(torch.isneginf(y), 0.0, y).unsqueeze(ctx.dim)
-        return grads[0].unsqueeze(ctx.dim) * (x - y).exp(), None
+        dead = torch.isneginf(y).unsqueeze(ctx.dim)
+        # Not exp(x - y): where y is large its rounding would make the weights of a slice not sum to one.
+        weights = torch.softmax(torch.where(dead, 0.0, x), ctx.dim)
+        return grads[0].unsqueeze(ctx.dim) * torch.where(dead, 0.0, weights), None
 
 
 class _LogExpectation(torch.autograd.Function):
@@ -191,5 +193,8 @@ class _LogExpectation(torch.autograd.Function):
         x, weights, y = ctx.saved_tensors
         y = torch.where(torch.isneginf(y), 0.0, y)
         supported = torch.where(weights > 0, x, NEG_INF)
-        grad_weights = ctx.reducer.spread(grads[0]) * (supported - ctx.reducer.spread(y)).exp()
+        raised = (supported - ctx.reducer.spread(y)).exp()
+        total = ctx.reducer.sum(weights * raised)  # one, but for the rounding of y
+        raised = raised / ctx.reducer.spread(torch.where(total > 0, total, 1.0))
+        grad_weights = ctx.reducer.spread(grads[0]) * raised
         return weights * grad_weights, grad_weights, None, None

@@ -164,7 +164,11 @@ class _SoftReading(Reading):
         """Computes log pi = log mu + (Q - V) / alpha; at alpha = 0 the prior restricted to the best actions."""
         v = torch.where(torch.isneginf(v), 0.0, v)[..., None]
         if not _is_zero(temperature):
-            return (q - v).div_(temperature).add_(safe_log(prior))  # in place: T * S * A numbers at a time
+            log_policy = (q - v).div_(temperature).add_(safe_log(prior))  # in place: T * S * A numbers at a time
+            if not _loses_digits(v, temperature):
+                return log_policy
+            total = logsumexp(log_policy)
+            return log_policy - torch.where(torch.isneginf(total), 0.0, total)[..., None]
         slack = 16 * torch.finfo(q.dtype).eps * v.abs().clamp(min=1.0)
         best = torch.where(q >= v - slack, prior, 0.0)
         return safe_log(best / best.sum(-1, keepdim=True))
@@ -219,7 +223,10 @@ class PosteriorDynamics(_SoftReading):
 
     def kernel(self, step: StepTables, q: Tensor, v_next: Tensor) -> Kernel:
         """Computes p(s'|s,a,O) ~ p(s'|s,a) exp((r_e + W'(s')) / alpha) of messages `[S, A]` and `[S]`."""
-        tilt = Tilt(_with_death(step, v_next), self._log_arrival(step, v_next), self._log_entries(step))
+        # Relative to the greatest message: on a long horizon messages grow, and rows must still sum to one exactly.
+        below, _ = step.transitions.shifted(_with_death(step, v_next))
+        entries = self._log_entries(step)
+        tilt = Tilt(below, step.transitions.log_expect(below, entries), entries)
         return Kernel(step.transitions, tilt, self._survival(step, v_next))
 
     def log_initial(self, tables: Tables, v: Tensor) -> Tensor:
@@ -243,11 +250,10 @@ class PosteriorDynamics(_SoftReading):
     def _survival(self, step: StepTables, v_next: Tensor) -> Survival | None:
         if step.discount == 1.0:
             return None
-        arrived = finite(_with_death(step, v_next))
-        log_goes_on = torch.full_like(v_next, NEG_INF)
-        if step.discount:
-            log_goes_on = math.log(step.discount) + v_next / step.temperature - arrived
-        return Survival(log_goes_on, _log(1.0 - step.discount if step.may_die else 0.0) - arrived)
+        if not step.may_die:
+            return Survival(torch.zeros_like(v_next), torch.full_like(v_next, NEG_INF))
+        odds = v_next / step.temperature + _log(step.discount) - _log(1.0 - step.discount)
+        return Survival(torch.nn.functional.logsigmoid(odds), torch.nn.functional.logsigmoid(-odds))
 
 
 @dataclass(frozen=True)
@@ -291,6 +297,12 @@ class MostProbable(Reading):
 
 def _is_zero(temperature: float | Tensor) -> bool:
     return not isinstance(temperature, Tensor) and temperature == 0.0
+
+
+def _loses_digits(v: Tensor, temperature: float | Tensor) -> bool:
+    """Whether values are so large that the rounding of Q - V would show in what a chain of policies adds up to."""
+    largest = v.detach().abs().amax() if v.numel() else 0.0
+    return bool(largest > 1e3 * temperature)
 
 
 def _log(x: float) -> float:
