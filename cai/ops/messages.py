@@ -144,7 +144,7 @@ class BackwardSweep:
         Raises:
             NonFinite: A message is NaN or `+inf`; the message names the time step and the state.
         """
-        v = torch.stack(torch.broadcast_tensors(*self._v[::-1]), -2)
+        v = torch.stack([*self._v[:0:-1], self._v[0].expand_as(self._v[-1])], -2)
         check_messages(v)
         if self._q_table is None:
             return Messages(torch.stack(self._q[::-1], -3), v)
@@ -213,5 +213,5 @@ def forward_marginals(
         mass = masses[-1]
         moved = kernel(t).push(mass[..., None] * choices[t if len(choices) > 1 else 0])
         masses.append(moved + torch.where(tables.terminal, mass, 0.0) if tables.has_exits else moved)
-    states = torch.stack(torch.broadcast_tensors(*masses), -2)
+    states = torch.stack([initial.expand_as(masses[-1]), *masses[1:]], -2)
     return states, states[..., :-1, :, None] * acting

@@ -164,7 +164,11 @@ class _SoftReading(Reading):
         """Computes log pi = log mu + (Q - V) / alpha; at alpha = 0 the prior restricted to the best actions."""
         v = torch.where(torch.isneginf(v), 0.0, v)[..., None]
         if not _is_zero(temperature):
-            log_policy = (q - v).div_(temperature).add_(safe_log(prior))  # in place: T * S * A numbers at a time
+            advantage, log_prior = q - v, safe_log(prior)
+            if isinstance(temperature, Tensor):
+                log_policy = log_prior + advantage / temperature
+            else:  # in place: these are T * S * A numbers
+                log_policy = advantage.mul_(1.0 / temperature).add_(log_prior)
             if not _loses_digits(v, temperature):
                 return log_policy
             total = logsumexp(log_policy)
