@@ -15,7 +15,7 @@ class Stats:
 
     Attributes:
         num_steps: Backups (time steps, sweeps or Newton steps) done.
-        converged: Whether the tolerance was reached; a single backward pass always has.
+        converged: Whether the tolerance, or the floor of rounding, was reached; a single backward pass always has.
         residual: max |B V - V| at the end, reward units.
         certified_error: A bound of the error of v in the maximum norm, reward units; infinite where nothing is proved.
         seconds: Wall-clock time of the inference.

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 #: Up to this many states a sparse factorisation is quick on any pattern.
-DIRECT_LIMIT = 1_000
+DIRECT_LIMIT = 200
 #: Steps of BiCGSTAB after which a pattern is taken for one that does not mix.
 KRYLOV_STEPS = 100
 

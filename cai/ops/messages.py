@@ -136,7 +136,8 @@ class BackwardSweep:
             return
         if self._q_table is None:
             self._q_table = q.new_empty(*q.shape[:-2], self._horizon, *q.shape[-2:])
-        self._q_table[..., t, :, :] = q
+            self._q_rows = self._q_table.unbind(-3)
+        self._q_rows[t].copy_(q)
 
     def messages(self) -> Messages:
         """Puts a finished pass in order of time.
