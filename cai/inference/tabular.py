@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,17 +103,10 @@ class TabularPosterior(Posterior):
     # Evidence.
 
     @property
-    def _is_hard(self) -> bool:
-        return not isinstance(self.tables.temperature, Tensor) and self.tables.temperature == 0.0
-
-    def _need_temperature(self, name: str) -> None:
-        if self._is_hard:
-            raise Unavailable(f"{name} is undefined at temperature 0, where the optimality has no density")
-
-    @property
     def log_evidence(self) -> Tensor:
         """The log evidence log p(O), or a lower bound of it: 0-dim, nats; see `Posterior.log_evidence`."""
-        self._need_temperature("log_evidence")
+        if not isinstance(self.tables.temperature, Tensor) and self.tables.temperature == 0.0:
+            raise Unavailable("log_evidence is undefined at temperature 0, where the optimality has no density")
         return self.reading.value_of_start(self.tables, self.messages.v[0]) / self.tables.temperature
 
     @property
@@ -333,6 +326,3 @@ class TabularPosterior(Posterior):
                 raise ValueError(f"gap: the graphs differ in their {name}")
         if self.graph.evidence != other.graph.evidence:
             raise ValueError("gap: the graphs differ in their evidence")
-
-    def _unavailable(self, name: str, reason: str = "") -> NoReturn:
-        super()._unavailable(name, reason)
