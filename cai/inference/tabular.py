@@ -24,6 +24,7 @@ from cai.ops.messages import Messages, forward_marginals, log_policy
 from cai.ops.readings import FixedDynamics, Kernel, MostProbable, PosteriorDynamics, Reading
 from cai.ops.sampling import sample_index
 from cai.ops.tables import Tables
+from cai.ops.threads import threads_for
 from cai.simulate.chains import ChainSampler
 from cai.simulate.seeding import seeded
 
@@ -153,7 +154,8 @@ class TabularPosterior(Posterior):
         if not self.reading.tilts and len(self.tables.steps) == 1:
             always = kernel(0)
             kernel = lambda t: always  # noqa: E731
-        return forward_marginals(self.tables, self._initial, self._policy, kernel)
+        with threads_for(self.tables.num_entries):
+            return forward_marginals(self.tables, self._initial, self._policy, kernel)
 
     @grad_cached_property
     def _visits(self) -> tuple[Tensor, Tensor]:
@@ -235,7 +237,7 @@ class TabularPosterior(Posterior):
         if length is None and not (tables.terminal.any() or dies):
             raise ValueError("sample: the horizon is infinite and no state is terminal; give length=")
         policy = self._policy.detach()
-        with seeded(seed, policy.device) as generator, torch.no_grad():
+        with seeded(seed, policy.device) as generator, torch.no_grad(), threads_for(tables.num_entries):
             sampler = ChainSampler(
                 tables,
                 self._initial,
@@ -262,11 +264,14 @@ class TabularPosterior(Posterior):
         actions = state_index(torch.where(mask, actions, 0), self.tables.num_actions, "action")
         total = self._log_initial[states[:, 0]]
         died = trajectories.terminated & ~self.tables.terminal[states.gather(1, trajectories.lengths[:, None])[:, 0]]
-        for t in range(num_steps):
-            ends = died & (trajectories.lengths == t + 1)
-            step = self._log_prob_step(t, states[:, t], actions[:, t], states[:, t + 1], ends)
-            step = torch.where(self.tables.terminal[states[:, t]], -torch.inf, step)  # nothing is done there any more
-            total = total + torch.where(mask[:, t], step, 0.0)
+        with threads_for(self.tables.num_entries):
+            for t in range(num_steps):
+                ends = died & (trajectories.lengths == t + 1)
+                step = self._log_prob_step(t, states[:, t], actions[:, t], states[:, t + 1], ends)
+                step = torch.where(
+                    self.tables.terminal[states[:, t]], -torch.inf, step
+                )  # nothing is done there any more
+                total = total + torch.where(mask[:, t], step, 0.0)
         return total
 
     def _log_prob_step(self, t: int, state: Tensor, action: Tensor, following: Tensor, ends: Tensor) -> Tensor:
@@ -295,9 +300,10 @@ class TabularPosterior(Posterior):
     def _kl_to(self, other: TabularPosterior) -> Tensor:
         total = kl_terms(self._log_initial, other._log_initial).sum()
         visits = self._visits[0] if self.tables.horizon is not None else self._visits[0][None]
-        for t in range(len(visits)):
-            log_policies = (self._log_policy[t], other._log_policy[t])
-            total = total + kl_of_steps(visits[t], log_policies, (self._kernel(t), other._kernel(t)))
+        with threads_for(self.tables.num_entries):
+            for t in range(len(visits)):
+                log_policies = (self._log_policy[t], other._log_policy[t])
+                total = total + kl_of_steps(visits[t], log_policies, (self._kernel(t), other._kernel(t)))
         return total
 
     def _need_same_world(self, other: TabularPosterior) -> None:

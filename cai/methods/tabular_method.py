@@ -27,6 +27,7 @@ from cai.ops.fixed_point import Iterate, Stationary, largest_finite
 from cai.ops.messages import Backup, BackwardSweep, Messages, optimal_backup
 from cai.ops.readings import Reading
 from cai.ops.tables import Tables
+from cai.ops.threads import threads_for
 
 serializable(Iterate)
 
@@ -116,12 +117,13 @@ class AbstractTabularMethod(AbstractMethod):
     def step(self, graph: TrajectoryGraph, state: TabularState) -> TabularState:
         """Does a second's worth of the backward pass, or a piece of the iteration."""
         problem = state.problem
-        if state.sweep is None:
+        with threads_for(problem.tables.num_entries):
+            if state.sweep is not None:
+                state.sweep.advance(seconds=1.0)
+                return replace(state, iterate=replace(state.iterate, num_steps=state.sweep.num_steps))
             with torch.no_grad():
                 solver = self.solver_for(problem.tables)
                 return replace(state, iterate=solver.advance(problem, state.iterate, self.target))
-        state.sweep.advance(seconds=1.0)
-        return replace(state, iterate=replace(state.iterate, num_steps=state.sweep.num_steps))
 
     def is_done(self, state: TabularState) -> bool:
         """Says whether the tolerance, the floor of rounding or the limit of steps is reached."""

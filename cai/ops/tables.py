@@ -104,6 +104,11 @@ class Tables:
         """Number of actions A."""
         return self.steps[0].prior.shape[-1]
 
+    @property
+    def num_entries(self) -> int:
+        """Number of entries of one step's transition table."""
+        return self.steps[0].transitions.values.numel()
+
     @grad_cached_property
     def alive(self) -> Tensor:
         """1.0 at states where an action is taken, 0.0 at terminal states: `[S]`."""

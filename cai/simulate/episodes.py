@@ -19,6 +19,7 @@ from cai.graph.tabulate import tabulate
 from cai.graph.trajectory_graph import TrajectoryGraph
 from cai.ops.readings import Kernel
 from cai.ops.sampling import sample_index
+from cai.ops.threads import threads_for
 from cai.simulate.chains import LONGEST_EPISODE, ChainSampler
 from cai.simulate.seeding import seeded
 
@@ -93,7 +94,7 @@ def _in_tables(graph: TrajectoryGraph, act: Any, num: int, seed: int | None, len
         raise ValueError(f"rollout: length {length} is beyond the {len(tables.steps)} steps of the graph's tables")
     if length is None and not tables.terminal.any():
         raise ValueError("rollout: the horizon is infinite and no state is terminal; give length=")
-    with seeded(seed, tables.initial.device) as generator, torch.no_grad():
+    with seeded(seed, tables.initial.device) as generator, torch.no_grad(), threads_for(tables.num_entries):
         sampler = ChainSampler(
             tables,
             tables.initial / tables.initial.sum(),
