@@ -254,6 +254,7 @@ class TabularPosterior(Posterior):
         Raises:
             ValueError: States or actions outside the graph's spaces, or more actions than the horizon.
         """
+        trajectories = trajectories.to(self.messages.v.device)
         states, actions, mask = trajectories.states, trajectories.actions, trajectories.mask
         if states.dim() != 2 or actions.dim() != 2:
             raise ValueError("log_prob: expected discrete states [N, T + 1] and actions [N, T], got vectors")
