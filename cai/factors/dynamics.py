@@ -139,7 +139,7 @@ class TabularDynamics:
 
     def dense(self) -> Tensor:
         """Gives the table as `[S, A, S]`, or `[T, S, A, S]` where it changes with time."""
-        tables = [_dense(table) for table in self._tables]
+        tables = [table.dense(table.values) for table in self._tables]
         return torch.stack(tables) if self.time_varying else tables[0]
 
     def terminal(self, state: Any, action: Any, next_state: Any) -> Tensor:
@@ -240,9 +240,3 @@ def _as_given(table: Transitions) -> Tensor:
         return table.values
     assert isinstance(table, SparseTransitions)
     return csr_tensor(table.pattern, table.values)
-
-
-def _dense(table: Transitions) -> Tensor:
-    if isinstance(table, DenseTransitions):
-        return table.values
-    return _as_given(table).to_dense().unflatten(0, (table.num_states, table.num_actions))

@@ -10,9 +10,8 @@ from torch import Tensor
 from cai.data.serialization import serializable
 from cai.factors.checks import as_table, check_finite, state_index, table_at
 from cai.factors.dynamics import is_sparse, sparse_entries
-from cai.ops.sparse import Pattern
 from cai.ops.sparse_transitions import SparseTransitions, sparse_from_triplets
-from cai.ops.transitions import Transitions
+from cai.ops.transitions import DenseTransitions, Transitions
 
 #: What a reward is of, by its number of dimensions.
 _AXES = {1: ["state"], 2: ["state", "action"], 3: ["state", "action", "next state"]}
@@ -226,20 +225,7 @@ def _on(transitions: Transitions, table: Tensor | SparseTransitions) -> tuple[Te
     if isinstance(table, Tensor) and table.dim() < 3:
         pairs = table[:, None] if table.dim() == 1 else table
         return pairs.expand(-1, transitions.num_actions), None
-    if not isinstance(transitions, SparseTransitions):
-        return None, table if isinstance(table, Tensor) else _dense(table)
-    states, actions = _pairs(transitions.pattern, transitions.num_actions)
-    columns = transitions.pattern.columns
-    if isinstance(table, Tensor):
-        return None, table[states, actions, columns]
-    return None, table.entry(table.values, states, actions, columns)
-
-
-def _pairs(pattern: Pattern, num_actions: int) -> tuple[Tensor, Tensor]:
-    return pattern.rows // num_actions, pattern.rows % num_actions
-
-
-def _dense(table: SparseTransitions) -> Tensor:
-    states, actions = _pairs(table.pattern, table.num_actions)
-    zeros = table.values.new_zeros(table.num_states, table.num_actions, table.num_states)
-    return zeros.index_put((states, actions, table.pattern.columns), table.values)
+    if isinstance(transitions, DenseTransitions):
+        return None, table if isinstance(table, Tensor) else table.dense(table.values)
+    places = transitions.triples()
+    return None, table[places] if isinstance(table, Tensor) else table.entry(table.values, *places)

@@ -11,7 +11,6 @@ from torch import Tensor
 from cai.factors.checks import check_finite
 from cai.factors.protocols import TabulatedDynamics, TabulatedInitial, TabulatedPrior, TabulatedReward
 from cai.factors.reward import TabularReward
-from cai.ops.sparse_transitions import SparseTransitions
 from cai.ops.tables import StepTables, Tables
 from cai.ops.transitions import Transitions
 
@@ -158,20 +157,11 @@ def _expanded(values: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def _on_entries(reward: Any, table: Transitions) -> Tensor:
     """Evaluates a user's r(s, a, s') where transitions are possible."""
-    num_states, num_actions = table.num_states, table.num_actions
-    if isinstance(table, SparseTransitions):
-        rows = table.pattern.rows
-        at = (rows // num_actions, rows % num_actions, table.pattern.columns)
-        shape: tuple[int, ...] = tuple(rows.shape)
-    else:
-        states = torch.arange(num_states)
-        at = (states[:, None, None], torch.arange(num_actions)[:, None], states)
-        shape = (num_states, num_actions, num_states)
     try:
-        values = reward(*at)
+        values = reward(*table.triples())
     except TypeError as error:
         raise ValueError(f"reward: {type(reward).__name__} cannot be called as r(s, a, s'): {error}") from error
-    values = _expanded(torch.as_tensor(values, dtype=torch.float64), shape)
+    values = _expanded(torch.as_tensor(values, dtype=torch.float64), table.values.shape)
     if not torch.isfinite(values.detach()).all():
         raise ValueError("reward: the function given returned a value that is not finite")
     return values

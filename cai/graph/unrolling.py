@@ -17,9 +17,7 @@ from cai.factors.protocols import TabulatedDynamics
 from cai.graph.factor_graph import Factor, FactorGraph, Variable
 from cai.graph.tabulate import tabulate
 from cai.ops.logspace import log_expectation, safe_log
-from cai.ops.sparse_transitions import SparseTransitions
 from cai.ops.tables import StepTables, Tables
-from cai.ops.transitions import DenseTransitions
 
 if TYPE_CHECKING:
     from cai.graph.trajectory_graph import TrajectoryGraph
@@ -103,11 +101,11 @@ def _one_step(step: StepTables, known_action: int | None) -> tuple[Tensor, Tenso
         dummy = (torch.arange(step.prior.shape[-1], device=dummy.device) == known_action).to(dummy).expand_as(dummy)
     prior = safe_log(torch.where(idle, dummy, step.prior))
     stay = torch.eye(step.terminal.numel(), dtype=prior.dtype, device=prior.device)[:, None, :]
-    table = torch.where(idle[..., None], stay, _dense(step, step.transitions.values))
+    table = torch.where(idle[..., None], stay, step.transitions.dense(step.transitions.values))
     pairs = torch.where(idle, 0.0, step.rewards) / step.temperature
     triples = None
     if step.entry_rewards is not None:
-        triples = torch.where(idle[..., None], 0.0, _dense(step, step.entry_rewards)) / step.temperature
+        triples = torch.where(idle[..., None], 0.0, step.transitions.dense(step.entry_rewards)) / step.temperature
     if not extra:
         return prior, safe_log(table), pairs if triples is None else pairs[..., None] + triples
     dying = torch.where(idle, 0.0, torch.full_like(pairs, 1.0 - step.discount))
@@ -115,25 +113,13 @@ def _one_step(step: StepTables, known_action: int | None) -> tuple[Tensor, Tenso
     final = torch.zeros_like(table[:1])
     final[..., -1] = 1.0
     if triples is not None:
-        on_death = log_expectation(triples, _dense(step, step.transitions.values))
+        on_death = log_expectation(triples, step.transitions.dense(step.transitions.values))
         on_death = torch.where(idle, 0.0, on_death)
         triples = _padded(torch.cat([pairs[..., None] + triples, (pairs + on_death)[..., None]], -1), True, 0.0, dim=0)
     rewards = _padded(pairs, True, 0.0, dim=0) if triples is None else triples
     # The absorbing state's action is a dummy too.
     anything = torch.full_like(prior[:1], 1.0 / prior.shape[-1]) if known_action is None else dummy[:1]
     return torch.cat([prior, safe_log(anything)]), safe_log(torch.cat([table, final])), rewards
-
-
-def _dense(step: StepTables, entries: Tensor) -> Tensor:
-    transitions = step.transitions
-    if isinstance(transitions, DenseTransitions):
-        return entries.expand(transitions.values.shape)
-    assert isinstance(transitions, SparseTransitions)
-    pattern = transitions.pattern
-    zeros = entries.new_zeros(pattern.num_rows, pattern.num_columns)
-    return zeros.index_put((pattern.rows, pattern.columns), entries).unflatten(
-        0, (transitions.num_states, transitions.num_actions)
-    )
 
 
 def _padded(table: Tensor, extra: bool, value: float, dim: int = -1) -> Tensor:

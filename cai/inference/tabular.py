@@ -106,7 +106,7 @@ class TabularPosterior(Posterior):
     @property
     def log_evidence(self) -> Tensor:
         """The log evidence log p(O), or a lower bound of it: 0-dim, nats; see `Posterior.log_evidence`."""
-        if not isinstance(self.tables.temperature, Tensor) and self.tables.temperature == 0.0:
+        if self.tables.is_hard:
             raise Unavailable("log_evidence is undefined at temperature 0, where the optimality has no density")
         return self.reading.value_of_start(self.tables, self.messages.v[0]) / self.tables.temperature
 
@@ -269,9 +269,8 @@ class TabularPosterior(Posterior):
             for t in range(num_steps):
                 ends = died & (trajectories.lengths == t + 1)
                 step = self._log_prob_step(t, states[:, t], actions[:, t], states[:, t + 1], ends)
-                step = torch.where(
-                    self.tables.terminal[states[:, t]], -torch.inf, step
-                )  # nothing is done there any more
+                # Nothing is done in a terminal state any more.
+                step = torch.where(self.tables.terminal[states[:, t]], -torch.inf, step)
                 total = total + torch.where(mask[:, t], step, 0.0)
         return total
 

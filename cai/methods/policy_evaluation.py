@@ -25,7 +25,6 @@ from cai.graph.trajectory_graph import TrajectoryGraph
 from cai.methods.solvers import Newton, Solver
 from cai.methods.tabular_method import AbstractTabularMethod
 from cai.ops.fixed_point import Stationary, policy_costs
-from cai.ops.messages import Backup, evaluation_backup
 from cai.ops.readings import FixedDynamics, Reading
 from cai.ops.tables import Tables
 
@@ -75,11 +74,6 @@ class PolicyEvaluation(AbstractTabularMethod):
         bare = super().problem(graph)
         policy = policy_table(self.policy, graph, bare.tables)
         return replace(bare, policy=policy, costs=policy_costs(bare.tables, policy))
-
-    def backup(self, problem: Stationary) -> Backup:
-        """V = sum pi Q - cost."""
-        assert problem.policy is not None and problem.costs is not None
-        return evaluation_backup(problem.reading, problem.policy, problem.costs)
 
     def kept(self, problem: Stationary) -> PolicyEvaluation:
         """Keeps the policy as a table, which can be saved."""

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 import torch
-from torch import Tensor
 
 from cai.data.serialization import serializable
 from cai.errors import IncompatibleMethod, NotConverged
@@ -24,7 +23,7 @@ from cai.inference.stats import Stats
 from cai.inference.tabular import TabularPosterior
 from cai.methods.solvers import Newton, Solver, ValueIteration
 from cai.ops.fixed_point import Iterate, Stationary, largest_finite
-from cai.ops.messages import Backup, BackwardSweep, Messages, optimal_backup
+from cai.ops.messages import BackwardSweep, Messages
 from cai.ops.readings import Reading
 from cai.ops.tables import Tables
 from cai.ops.threads import threads_for
@@ -71,10 +70,6 @@ class AbstractTabularMethod(AbstractMethod):
         """Reads the graph as tables."""
         return Stationary(tabulate(graph), self.reading)
 
-    def backup(self, problem: Stationary) -> Backup:
-        """How a message passes back through one step."""
-        return optimal_backup(problem.reading)
-
     def answered(self, graph: TrajectoryGraph) -> TrajectoryGraph:
         """The graph with the temperature actually used."""
         return graph
@@ -107,7 +102,7 @@ class AbstractTabularMethod(AbstractMethod):
         """Reads the tables, and refuses an infinite horizon whose answer does not exist."""
         problem = self.problem(self.answered(graph))
         if problem.tables.horizon is not None:
-            sweep = BackwardSweep(problem.tables, self.backup(problem))
+            sweep = BackwardSweep(problem.tables, problem.passing)
             return TabularState(problem, Iterate(problem.tables.terminal_values.detach(), residual=0.0), sweep)
         if problem.tables.discount == 1.0:
             need_exits(problem.tables, type(self).__name__)
@@ -222,7 +217,6 @@ def need_exits(tables: Tables, name: str) -> None:
 
 def default_solver(tables: Tables) -> ValueIteration | Newton:
     """Picks Newton where sweeps would be many; at temperature 0 without discount Newton may never end, sweeps do."""
-    hard = not isinstance(tables.temperature, Tensor) and tables.temperature == 0.0
-    if tables.discount == 1.0 and hard:
+    if tables.discount == 1.0 and tables.is_hard:
         return ValueIteration(max_steps=100_000)
     return Newton() if tables.discount > 0.9 else ValueIteration()

@@ -89,7 +89,8 @@ class Stationary:
     costs: Tensor | None = None
 
     @cached_property
-    def _backup(self) -> Backup:
+    def passing(self) -> Backup:
+        """How a message passes back through one step: to the best action, or by the given policy."""
         if self.policy is None:
             return optimal_backup(self.reading)
         assert self.costs is not None
@@ -100,15 +101,10 @@ class Stationary:
         """Whether the backup contracts by the discount in the maximum norm."""
         return isinstance(self.reading, FixedDynamics) and self.tables.discount < 1.0
 
-    @property
-    def _is_soft(self) -> bool:
-        temperature = self.tables.temperature
-        return isinstance(temperature, Tensor) or temperature > 0
-
     def backup(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """Applies B: V `[S]` to Q `[S, A]` and B V `[S]`."""
         v = torch.where(self.tables.terminal, self.tables.terminal_values, v)
-        return bellman_step(self.tables, self._backup, 0, v)
+        return bellman_step(self.tables, self.passing, 0, v)
 
     def log_policy_of(self, q: Tensor, v: Tensor) -> Tensor:
         """Gives log pi(a|s) of messages, `[S, A]`."""
@@ -134,7 +130,7 @@ class Stationary:
         """
         tables = self.tables
         zero = torch.where(tables.terminal, tables.terminal_values, 0.0).detach()
-        if self.contracts or self.policy is not None or not self._is_soft:
+        if self.contracts or self.policy is not None or self.tables.is_hard:
             return zero
         policy = tables.default_policies.detach()
         evaluation = Stationary(tables, FixedDynamics(), policy, policy_costs(tables, policy).detach())
@@ -241,7 +237,7 @@ class Stationary:
     def _certified_error(self, residual: float, q: Tensor, v: Tensor, v_next: Tensor) -> float:
         if self.contracts:
             return self._error_from(residual, 1.0 / (1.0 - self.tables.discount))
-        if not self._is_soft and self.policy is None:
+        if self.tables.is_hard and self.policy is None:
             return math.inf
         chain = self.chain(q, v, v_next)
         return self._error_from(residual, self._longest_time(chain, Resolvent(chain)))
@@ -250,7 +246,7 @@ class Stationary:
         """Bounds |V* - B V|, hence |V* - V| of what is returned; see the module's doc string."""
         if self.contracts or self.policy is not None:
             return longest * residual
-        if not self._is_soft:
+        if self.tables.is_hard:
             return math.inf
         temperature = self.tables.temperature
         temperature = float(temperature.detach() if isinstance(temperature, Tensor) else temperature)
@@ -258,17 +254,15 @@ class Stationary:
         return math.inf if grown >= 1.0 else residual - temperature * math.log1p(-grown)
 
 
-def policy_costs(tables: Tables, policy: Tensor, temperature: float | Tensor | None = None) -> Tensor:
+def policy_costs(tables: Tables, policy: Tensor) -> Tensor:
     """Computes alpha KL(pi(.|s) || mu(.|s)), `[1 or T, S]`, in reward units: what a policy pays for leaving the prior.
 
     Args:
         tables: The world; its prior is mu.
         policy: `[1 or T, S, A]`, probabilities.
-        temperature: alpha; None takes the world's.
     """
-    temperature = tables.temperature if temperature is None else temperature
     ratio = safe_log(policy) - safe_log(tables.priors)
-    return temperature * torch.where(policy > 0, policy * ratio, 0.0).sum(-1)
+    return tables.temperature * torch.where(policy > 0, policy * ratio, 0.0).sum(-1)
 
 
 def log_spectral_radius(tables: Tables, reading: Reading, *, max_steps: int = 5_000) -> float:

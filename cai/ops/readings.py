@@ -25,7 +25,7 @@ from torch import Tensor
 
 from cai.ops.caching import grad_cached_property
 from cai.ops.logspace import NEG_INF, finite, log_expectation, logsumexp, max_over_support, safe_log
-from cai.ops.tables import StepTables, Tables
+from cai.ops.tables import StepTables, Tables, is_hard
 from cai.ops.transitions import Transitions
 
 
@@ -151,7 +151,7 @@ class Reading(ABC):
 class _SoftReading(Reading):
     def v(self, step: StepTables, q: Tensor) -> Tensor:
         """Computes V = alpha log sum_a mu(a|s) exp(Q(s,a) / alpha); the maximum where alpha is zero."""
-        if _is_zero(step.temperature):
+        if is_hard(step.temperature):
             return max_over_support(q, step.prior)
         temperature = step.temperature
         if temperature >= _HIGH_TEMPERATURE:
@@ -163,7 +163,7 @@ class _SoftReading(Reading):
     def log_policy(self, prior: Tensor, q: Tensor, v: Tensor, temperature: float | Tensor) -> Tensor:
         """Computes log pi = log mu + (Q - V) / alpha; at alpha = 0 the prior restricted to the best actions."""
         v = torch.where(torch.isneginf(v), 0.0, v)[..., None]
-        if not _is_zero(temperature):
+        if not is_hard(temperature):
             advantage, log_prior = q - v, safe_log(prior)
             if isinstance(temperature, Tensor):
                 log_policy = log_prior + advantage / temperature
@@ -223,7 +223,8 @@ class PosteriorDynamics(_SoftReading):
 
     def q(self, step: StepTables, v_next: Tensor) -> Tensor:
         """Computes Q = r + alpha log E exp((r_e + W') / alpha)."""
-        return step.rewards + step.temperature * self._log_arrival(step, v_next)
+        log_arrival = step.transitions.log_expect(_with_death(step, v_next), self._log_entries(step))
+        return step.rewards + step.temperature * log_arrival
 
     def kernel(self, step: StepTables, q: Tensor, v_next: Tensor) -> Kernel:
         """Computes p(s'|s,a,O) ~ p(s'|s,a) exp((r_e + W'(s')) / alpha) of messages `[S, A]` and `[S]`."""
@@ -243,9 +244,6 @@ class PosteriorDynamics(_SoftReading):
     def value_of_start(self, tables: Tables, v: Tensor) -> Tensor:
         """Computes alpha log sum p(s_0) exp(V_0 / alpha)."""
         return tables.temperature * log_expectation(v / tables.temperature, tables.initial)
-
-    def _log_arrival(self, step: StepTables, v_next: Tensor) -> Tensor:
-        return step.transitions.log_expect(_with_death(step, v_next), self._log_entries(step))
 
     @staticmethod
     def _log_entries(step: StepTables) -> Tensor | None:
@@ -297,10 +295,6 @@ class MostProbable(Reading):
     def value_of_start(self, tables: Tables, v: Tensor) -> Tensor:
         """Computes max_s [alpha log p(s_0) + V_0]."""
         return _weighed(tables.initial, v, tables.temperature).amax(-1)
-
-
-def _is_zero(temperature: float | Tensor) -> bool:
-    return not isinstance(temperature, Tensor) and temperature == 0.0
 
 
 def _loses_digits(v: Tensor, temperature: float | Tensor) -> bool:

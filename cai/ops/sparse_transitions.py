@@ -61,6 +61,16 @@ class SparseTransitions(Transitions):
         zeros = entries.new_zeros(*entries.shape[:-1], self.num_states)
         return zeros.index_add(-1, self.pattern.columns, entries)
 
+    def triples(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Gives the indices of the entries, `[nnz]` each."""
+        rows = self.pattern.rows
+        return rows // self.num_actions, rows % self.num_actions, self.pattern.columns
+
+    def dense(self, entries: Tensor) -> Tensor:
+        """Lays entries `[nnz]` out as `[S, A, S]`, zero where none is stored."""
+        zeros = entries.new_zeros(self.num_states, self.num_actions, self.num_states)
+        return zeros.index_put(self.triples(), entries)
+
     def _product(self, v: Tensor) -> Tensor:
         if self._is_plain(v):
             return self._shaped(self._kept_matrix @ v)

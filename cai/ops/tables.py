@@ -19,6 +19,11 @@ from cai.ops.logspace import safe_log
 from cai.ops.transitions import Transitions
 
 
+def is_hard(temperature: float | Tensor) -> bool:
+    """Says whether a temperature is zero: hard optimality. One that may learn, 0-dim, is positive."""
+    return not isinstance(temperature, Tensor) and temperature == 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class StepTables:
     """The tables of one time step.
@@ -108,6 +113,11 @@ class Tables:
     def num_entries(self) -> int:
         """Number of entries of one step's transition table."""
         return self.steps[0].transitions.values.numel()
+
+    @property
+    def is_hard(self) -> bool:
+        """Whether the temperature is zero."""
+        return is_hard(self.temperature)
 
     @grad_cached_property
     def alive(self) -> Tensor:

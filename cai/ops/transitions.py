@@ -71,6 +71,14 @@ class Transitions(ABC):
         """Sums entries over (state, action): entries to `[..., S]`."""
 
     @abstractmethod
+    def triples(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Gives state, action and next state of each entry, int64, in shapes that broadcast to the entries'."""
+
+    @abstractmethod
+    def dense(self, entries: Tensor) -> Tensor:
+        """Lays a quantity on entries out as `[S, A, S]`, zero where no entry is stored."""
+
+    @abstractmethod
     def _product(self, v: Tensor) -> Tensor:
         """Computes sum_s' p v for finite v."""
 
@@ -230,6 +238,15 @@ class DenseTransitions(Transitions):
     def over_source(self, entries: Tensor) -> Tensor:
         """Sums entries over pairs: `[..., S, A, S] -> [..., S]`."""
         return entries.sum((-3, -2))
+
+    def triples(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Gives the indices of the entries: `[S, 1, 1]`, `[A, 1]` and `[S]`."""
+        states, actions = (torch.arange(n, device=self.values.device) for n in (self.num_states, self.num_actions))
+        return states[:, None, None], actions[:, None], states
+
+    def dense(self, entries: Tensor) -> Tensor:
+        """Gives entries `[S, A, S]` as they are."""
+        return entries if entries.shape == self.values.shape else entries.expand(self.values.shape)
 
     def _product(self, v: Tensor) -> Tensor:
         if self.values.dim() == 3 and v.dim() == 1:
