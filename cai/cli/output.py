@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ import numpy as np
 
 from cai.cli.answer import Answer, Missing
 from cai.cli.errors import CommandError, complain, one_line
+from cai.data import serialization
 
 if TYPE_CHECKING:
     from cai.cli.progress import Work
@@ -70,9 +70,8 @@ def write_all(path: Path, problem: dict[str, Any], answer: Answer, work: Work) -
         answer.posterior.save(path / "posterior.safetensors")
         pictures = _draw(path, answer, work)
         files = ["posterior.safetensors", "summary.json", *pictures]
-        _write_text(
-            path / "summary.json", json.dumps(summary(problem, answer, files), indent=2, allow_nan=False) + "\n"
-        )
+        text = json.dumps(summary(problem, answer, files), indent=2, allow_nan=False) + "\n"
+        serialization.write_atomically(path / "summary.json", text.encode())
     except OSError as error:
         raise CommandError(f"--out {path}: writing failed ({error.strerror or one_line(error)})") from error
     return files
@@ -132,13 +131,3 @@ def _draw(path: Path, answer: Answer, work: Work) -> list[str]:
     for name, figure in pictures.items():
         figure.canvas.print_figure(path / name, dpi=_DPI)
     return sorted(pictures)
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Writes a file so that a reader sees the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -63,14 +63,24 @@ def save(path: str | os.PathLike, kind: str, content: Any) -> None:
         kind: What it is, for the reader's error messages.
         content: The object.
     """
-    path = need_directory(path)
+    need_directory(path)  # before the copying
     tensors: dict[str, Tensor] = {}
     tree = _encode(content, tensors, "")
     header = {"format": FORMAT, "version": str(FORMAT_VERSION), "kind": kind, "tree": json.dumps(tree)}
+    write_atomically(path, safetensors.torch.save(tensors, header))
+
+
+def write_atomically(path: str | os.PathLike, content: bytes) -> None:
+    """Writes a file so that a reader sees the old one or the new one, whatever happens meanwhile.
+
+    Raises:
+        FileNotFoundError: There is no directory for it.
+    """
+    path = need_directory(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with open(temporary, "xb") as file:
-            file.write(safetensors.torch.save(tensors, header))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
