@@ -108,8 +108,7 @@ class BackwardSweep:
         assert tables.horizon is not None
         self._tables, self._backup, self._horizon = tables, backup, tables.horizon
         self._v = [tables.masked(tables.terminal_values, self._horizon)]  # the last time first
-        self._q: list[Tensor] = []
-        self._q_table: Tensor | None = None
+        self._q = TimeTable(tables.horizon)
         self.num_steps = 0
 
     @property
@@ -123,21 +122,11 @@ class BackwardSweep:
         while not self.is_done:
             t = self._horizon - 1 - self.num_steps
             q, v = bellman_step(self._tables, self._backup, t, self._v[-1])
-            self._keep(q, t)
+            self._q.write(t, q)
             self._v.append(v)
             self.num_steps += 1
             if time.perf_counter() > stop:
                 break
-
-    def _keep(self, q: Tensor, t: int) -> None:
-        """Writes Q_t into one table where nothing learns, so that T * S * A numbers are touched once."""
-        if q.requires_grad or self._q:
-            self._q.append(q)
-            return
-        if self._q_table is None:
-            self._q_table = q.new_empty(*q.shape[:-2], self._horizon, *q.shape[-2:])
-            self._q_rows = self._q_table.unbind(-3)
-        self._q_rows[t].copy_(q)
 
     def messages(self) -> Messages:
         """Puts a finished pass in order of time.
@@ -147,10 +136,39 @@ class BackwardSweep:
         """
         v = torch.stack([*self._v[:0:-1], self._v[0].expand_as(self._v[-1])], -2)
         check_messages(v)
-        if self._q_table is None:
-            return Messages(torch.stack(self._q[::-1], -3), v)
-        known = self._q_table[..., len(self._q) :, :, :]
-        return Messages(torch.cat([torch.stack(self._q[::-1], -3), known], -3) if self._q else known, v)
+        return Messages(self._q.stacked(), v)
+
+
+class TimeTable:
+    """What is computed one time step after the other, `[..., S, A]` each, becoming `[..., T, S, A]`.
+
+    Where nothing learns it is written into one table at once, so that T * S * A numbers are touched a single time.
+
+    Args:
+        horizon: Number of steps T.
+    """
+
+    def __init__(self, horizon: int) -> None:
+        self._parts: list[Tensor | None] = [None] * horizon
+        self._table: Tensor | None = None
+
+    def write(self, t: int, part: Tensor) -> None:
+        """Puts in what belongs to step t, `[..., S, A]`."""
+        if part.requires_grad:
+            self._parts[t] = part
+            return
+        if self._table is None:
+            self._table = part.new_empty(*part.shape[:-2], len(self._parts), *part.shape[-2:])
+            self._rows = self._table.unbind(-3)
+        self._rows[t].copy_(part)
+
+    def stacked(self) -> Tensor:
+        """Gives the table, `[..., T, S, A]`, once every step is in."""
+        learned = [part is not None for part in self._parts]
+        if self._table is not None and not any(learned):
+            return self._table
+        parts = [self._rows[t] if part is None else part for t, part in enumerate(self._parts)]
+        return torch.stack(torch.broadcast_tensors(*parts), -3)
 
 
 def bellman_step(tables: Tables, backup: Backup, t: int, v_next: Tensor) -> tuple[Tensor, Tensor]:
@@ -209,10 +227,12 @@ def forward_marginals(
     assert tables.horizon is not None
     acting = policy * tables.alive[:, None] if tables.has_exits else policy
     choices = acting.unbind(-3)
+    pairs = TimeTable(tables.horizon)
     masses = [initial]
     for t in range(tables.horizon):
         mass = masses[-1]
-        moved = kernel(t).push(mass[..., None] * choices[t if len(choices) > 1 else 0])
+        pair = mass[..., None] * choices[t if len(choices) > 1 else 0]
+        moved = kernel(t).push(pair)
         masses.append(moved + torch.where(tables.terminal, mass, 0.0) if tables.has_exits else moved)
-    states = torch.stack([initial.expand_as(masses[-1]), *masses[1:]], -2)
-    return states, states[..., :-1, :, None] * acting
+        pairs.write(t, pair)
+    return torch.stack([initial.expand_as(masses[-1]), *masses[1:]], -2), pairs.stacked()

@@ -38,7 +38,7 @@ class SparseTransitions(Transitions):
 
     def expect(self, v: Tensor) -> Tensor:
         """Computes E[v(s') | s, a]; no stored probability is zero, so `-inf` takes care of itself."""
-        return self._product(v) if self._is_plain(v) else super().expect(v)
+        return self._shaped(self._kept_matrix @ v) if self._is_plain(v) else super().expect(v)
 
     @property
     def _reducer(self) -> Reducer:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -119,12 +120,12 @@ class Tables:
         """Whether the temperature is zero."""
         return is_hard(self.temperature)
 
-    @grad_cached_property
+    @cached_property
     def alive(self) -> Tensor:
         """1.0 at states where an action is taken, 0.0 at terminal states: `[S]`."""
         return (~self.terminal).to(self.initial.dtype)
 
-    @grad_cached_property
+    @cached_property
     def has_exits(self) -> bool:
         """Whether any state is terminal."""
         return bool(self.terminal.any())
