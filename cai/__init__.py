@@ -22,7 +22,18 @@ from cai.errors import (
 )
 from cai.factors import UniformPolicy
 from cai.graph import Evidence, Factor, FactorGraph, TrajectoryGraph, Variable, from_gym, load_model, models
-from cai.inference import AbstractCallback, AbstractMethod, Checkpoint, Gap, Posterior, ProgressBar, Stats, infer, load
+from cai.inference import (
+    AbstractCallback,
+    AbstractMethod,
+    Checkpoint,
+    FactorGraphPosterior,
+    Gap,
+    Posterior,
+    ProgressBar,
+    Stats,
+    infer,
+    load,
+)
 from cai.methods import MaxProduct, PolicyEvaluation, SoftPolicyIteration, SoftValueIteration, SumProduct
 from cai.simulate import rollout
 
@@ -45,6 +56,7 @@ __all__ = [
     "Evidence",
     "Factor",
     "FactorGraph",
+    "FactorGraphPosterior",
     "Gap",
     "GridSpace",
     "IncompatibleMethod",

@@ -7,6 +7,11 @@
 5. Files: `CorruptFile`.
 """
 
+from __future__ import annotations
+
+import sys
+import warnings
+
 
 class IncompatibleMethod(ValueError):
     """The graph lacks what the method needs, or the question has no answer; the message names what would work."""
@@ -30,3 +35,11 @@ class NotConverged(UserWarning):
 
 class EstimatedInitial(UserWarning):
     """An environment does not publish its initial distribution, so it was estimated from resets."""
+
+
+def warn_user(message: str, category: type[Warning]) -> None:
+    """Warns at the first line outside the library that led here: the user's own."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "cai":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
 from numpy.typing import NDArray
 
 from cai.data.spaces import GridSpace
-from cai.errors import EstimatedInitial
+from cai.errors import EstimatedInitial, warn_user
 from cai.factors.dynamics import TabularDynamics
 from cai.factors.environment import Environment
 from cai.factors.initial import Categorical
@@ -235,10 +234,8 @@ def _initial_distribution(env: gymnasium.Env, num_states: int) -> NDArray[np.flo
     starts = [env.reset(seed=0)[0]] + [env.reset()[0] for _ in range(_NUM_RESETS - 1)]
     counts = np.bincount(np.array(starts, dtype=np.int64), minlength=num_states)
     if np.count_nonzero(counts) > 1:
-        warnings.warn(
-            f"{env} publishes no initial_state_distrib; it was estimated from {_NUM_RESETS} resets",
-            EstimatedInitial,
-            stacklevel=4,
+        warn_user(
+            f"{env} publishes no initial_state_distrib; it was estimated from {_NUM_RESETS} resets", EstimatedInitial
         )
     return counts / counts.sum()
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import networkx
 import torch
 from torch import Tensor
 
-from cai.data.serialization import serializable
+from cai.data.serialization import serializable, write_atomically
 from cai.factors.checks import as_table, state_index
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from cai.graph.trajectory_graph import TrajectoryGraph
 
 
 @serializable
@@ -79,6 +83,8 @@ class FactorGraph:
         variables: The variables.
         factors: The factors; the joint density is the product of them all, not normalised.
         evidence: The observed value of some variables, by name.
+        trajectory: The trajectory graph that was unrolled into this one, if one was: then s0, a0, s1, ... are its
+            states and actions, and an answer can be read as one about trajectories.
 
     Raises:
         ValueError: Names that are not unique, a factor on an unknown variable or of the wrong size, evidence outside a
@@ -88,6 +94,7 @@ class FactorGraph:
     variables: tuple[Variable, ...] = ()
     factors: tuple[Factor, ...] = ()
     evidence: Mapping[str, int] = field(default_factory=dict)
+    trajectory: TrajectoryGraph | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "variables", tuple(self.variables))
@@ -113,7 +120,7 @@ class FactorGraph:
             if not isinstance(value, numbers.Integral) or not 0 <= value < cardinalities[name]:
                 raise ValueError(f"evidence: {name!r} = {value} is not a whole number in 0..{cardinalities[name] - 1}")
 
-    @property
+    @cached_property
     def cardinalities(self) -> dict[str, int]:
         """Number of values of each variable, by name."""
         return {variable.name: variable.cardinality for variable in self.variables}
@@ -125,6 +132,82 @@ class FactorGraph:
     def add_factors(self, *factors: Factor) -> FactorGraph:
         """Makes a copy with more factors."""
         return replace(self, factors=(*self.factors, *factors))
+
+    def without(self, *names: str) -> FactorGraph:
+        """Makes a copy without the factors of these names.
+
+        Raises:
+            ValueError: There is no factor of a name.
+        """
+        there = {factor.name for factor in self.factors}
+        for name in names:
+            if name not in there:
+                raise ValueError(f"without: there is no factor {name!r}")
+        return replace(self, factors=tuple(factor for factor in self.factors if factor.name not in names))
+
+    def rename(self, names: Mapping[str, str] | Callable[[str], str]) -> FactorGraph:
+        """Makes a copy with other names of variables, such as `graph.rename(lambda name: "left." + name)`.
+
+        Args:
+            names: The new name of some variables by their old one, or a function from old to new.
+
+        Returns:
+            The copy; it can no longer be read as the trajectory that it was unrolled from.
+
+        Raises:
+            ValueError: An unknown variable, or two of the same name.
+        """
+        known = self.cardinalities
+        if isinstance(names, Mapping):
+            unknown = sorted(set(names) - set(known))
+            if unknown:
+                raise ValueError(f"rename: there is no variable {unknown[0]!r}")
+            new = {name: names.get(name, name) for name in known}
+        else:
+            new = {name: names(name) for name in known}
+        return FactorGraph(
+            tuple(Variable(new[variable.name], variable.cardinality) for variable in self.variables),
+            tuple(replace(factor, variables=tuple(new[name] for name in factor.variables)) for factor in self.factors),
+            {new[name]: value for name, value in self.evidence.items()},
+        )
+
+    def __or__(self, other: FactorGraph) -> FactorGraph:
+        """Puts two graphs side by side, `left | right`: factors that tie them are added to the union.
+
+        Raises:
+            ValueError: A variable of the same name in both; `rename` one.
+        """
+        if not isinstance(other, FactorGraph):
+            return NotImplemented
+        shared = sorted(set(self.cardinalities) & set(other.cardinalities))
+        if shared:
+            raise ValueError(f"both graphs have a variable {shared[0]!r}; rename those of one: graph.rename(...)")
+        return FactorGraph(
+            (*self.variables, *other.variables),
+            (*self.factors, *other.factors),
+            {**self.evidence, **other.evidence},
+            self.trajectory if other.trajectory is None else other.trajectory,
+        )
+
+    def add_visits(self, name: str, states: Collection[int] | int, along: Sequence[str] | None = None) -> FactorGraph:
+        """Adds a memory: binary variables name0, name1, ... that say whether one of `states` was visited by then.
+
+            name_t = 1  iff  some of s_0, ..., s_t lies in `states`
+
+        A factor on the last of them, or on those of two memories, then speaks of the whole path: never A, A at some
+        time, not both A and B.
+
+        Args:
+            name: What to call the memory.
+            states: The states to remember, or one.
+            along: The variables to watch, in order of time; by default s0, s1, ... of an unrolled trajectory.
+
+        Raises:
+            ValueError: Variables that are not there, states outside their domain, names that are taken.
+        """
+        from cai.graph.memories import with_visits
+
+        return with_visits(self, name, states, along)
 
     def condition(self, evidence: Mapping[str, int]) -> FactorGraph:
         """Makes a copy in which more variables are observed.
@@ -152,7 +235,7 @@ class FactorGraph:
         """
         values = self._values(assignment)
         shape = torch.broadcast_shapes(*(value.shape for value in values.values())) if values else torch.Size()
-        total = torch.zeros(shape, dtype=torch.float64, device=self._device)
+        total = torch.zeros(shape, dtype=torch.float64, device=self.like.device)
         for factor in self.factors:
             total = total + factor.log_table[tuple(values[name] for name in factor.variables)]
         for name, observed in self.evidence.items():
@@ -168,11 +251,14 @@ class FactorGraph:
                 f"log_density: no variable {unknown[0]!r}" if unknown else f"log_density: no value for {missing[0]!r}"
             )
         full = {**self.evidence, **assignment}
-        return {name: state_index(value, cardinalities[name], name).to(self._device) for name, value in full.items()}
+        return {
+            name: state_index(value, cardinalities[name], name).to(self.like.device) for name, value in full.items()
+        }
 
     @property
-    def _device(self) -> torch.device:
-        return self.factors[0].log_table.device if self.factors else torch.device("cpu")
+    def like(self) -> Tensor:
+        """A 0-dim zero of the dtype and device of the first factor's table."""
+        return self.factors[0].log_table.new_zeros(()) if self.factors else torch.zeros((), dtype=torch.float64)
 
     def to_networkx(self) -> networkx.Graph:
         """Gives the bipartite graph: nodes ("variable", name) and ("factor", index) with attribute `kind`."""
@@ -189,6 +275,50 @@ class FactorGraph:
             view.add_node(("factor", index), kind="factor", label=factor.name)
             view.add_edges_from((("factor", index), ("variable", name)) for name in factor.variables)
         return view
+
+    def to_pyro(self) -> Callable[[], None]:
+        """Makes a Pyro program with the same joint density: one site a variable, one `pyro.factor` a factor."""
+        from cai.graph.pyro_program import factor_graph_program
+
+        return factor_graph_program(self)
+
+    @classmethod
+    def from_uai(cls, source: str | os.PathLike, evidence: str | os.PathLike | None = None) -> FactorGraph:
+        """Reads a model in the UAI format, MARKOV or BAYES; variables are called x0, x1, ...
+
+        Args:
+            source: A path, or the text itself (a string of more than one line).
+            evidence: A path or the text of an evidence file.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The text is malformed; the message says where.
+        """
+        from cai.graph.uai import parse_uai, read_text
+
+        return parse_uai(read_text(source, "model"), None if evidence is None else read_text(evidence, "evidence"))
+
+    def to_uai(self, path: str | os.PathLike | None = None, kind: str = "MARKOV") -> str:
+        """Writes the model in the UAI format. The format has no names: variable i is the i-th of the graph.
+
+        Args:
+            path: Where to write to, if anywhere; the evidence of a graph that has some goes to `path` + ".evid".
+            kind: "MARKOV", or "BAYES" if each factor is the conditional distribution of its last variable.
+
+        Returns:
+            The text.
+
+        Raises:
+            ValueError: A graph that is no Bayesian network, to be written as one.
+        """
+        from cai.graph.uai import evidence_text, uai_text
+
+        text = uai_text(self, kind)
+        if path is not None:
+            write_atomically(path, text.encode())
+            if self.evidence:
+                write_atomically(f"{os.fspath(path)}.evid", evidence_text(self).encode())
+        return text
 
     def draw(self, ax: Axes | None = None) -> Axes:
         """Draws variables as circles and factors as squares; needs matplotlib.

@@ -2,7 +2,8 @@
 
 Variables s0..sT and a0..a{T-1}; factors `initial`, `prior t`, `dynamics t`, `reward t` and `terminal reward`. The sum
 of the density over all assignments is p(O). In a terminal state the chain stays, reward is zero, and the action is a
-dummy that sums to one. A discount below one adds one value to every state variable, the absorbing state S of value
+dummy, always the first (or the one that is known): were it spread over all, the best assignment would pay for each
+step that it does not live. A discount below one adds one value to every state variable, the absorbing state S of value
 zero.
 """
 
@@ -46,7 +47,7 @@ def unrolled(graph: TrajectoryGraph) -> FactorGraph:
     factors.append(Factor((f"s{horizon}",), padded_terminal(tables), "terminal reward"))
     known = {f"s{t}": state for t, state in graph.evidence.states.items()}
     known |= {f"a{t}": action for t, action in graph.evidence.actions.items()}
-    return FactorGraph((*states, *actions), tuple(factors), known)
+    return FactorGraph((*states, *actions), tuple(factors), known, graph)
 
 
 def finite_tables(graph: TrajectoryGraph, what: str) -> Tables:
@@ -96,9 +97,8 @@ def step_log_tables(graph: TrajectoryGraph, tables: Tables) -> list[tuple[Tensor
 
 def _one_step(step: StepTables, known_action: int | None) -> tuple[Tensor, Tensor, Tensor]:
     idle, extra = step.terminal[:, None], step.discount < 1.0
-    dummy = step.default_policy
-    if known_action is not None:  # where no action is taken, evidence on it says nothing
-        dummy = (torch.arange(step.prior.shape[-1], device=dummy.device) == known_action).to(dummy).expand_as(dummy)
+    dummy = torch.zeros_like(step.prior[0])
+    dummy[known_action or 0] = 1.0
     prior = safe_log(torch.where(idle, dummy, step.prior))
     stay = torch.eye(step.terminal.numel(), dtype=prior.dtype, device=prior.device)[:, None, :]
     table = torch.where(idle[..., None], stay, step.transitions.dense(step.transitions.values))
@@ -117,9 +117,7 @@ def _one_step(step: StepTables, known_action: int | None) -> tuple[Tensor, Tenso
         on_death = torch.where(idle, 0.0, on_death)
         triples = _padded(torch.cat([pairs[..., None] + triples, (pairs + on_death)[..., None]], -1), True, 0.0, dim=0)
     rewards = _padded(pairs, True, 0.0, dim=0) if triples is None else triples
-    # The absorbing state's action is a dummy too.
-    anything = torch.full_like(prior[:1], 1.0 / prior.shape[-1]) if known_action is None else dummy[:1]
-    return torch.cat([prior, safe_log(anything)]), safe_log(torch.cat([table, final])), rewards
+    return torch.cat([prior, safe_log(dummy)[None]]), safe_log(torch.cat([table, final])), rewards
 
 
 def _padded(table: Tensor, extra: bool, value: float, dim: int = -1) -> Tensor:

@@ -2,6 +2,8 @@
 
 from cai.inference.callbacks import AbstractCallback, Checkpoint, ProgressBar
 from cai.inference.engine import infer
+from cai.inference.factor_graph import FactorGraphPosterior
+from cai.inference.junction_tree import JunctionTreePosterior
 from cai.inference.method import AbstractMethod, Progress
 from cai.inference.posterior import Gap, Posterior, load
 from cai.inference.stats import Stats
@@ -11,7 +13,9 @@ __all__ = [
     "AbstractCallback",
     "AbstractMethod",
     "Checkpoint",
+    "FactorGraphPosterior",
     "Gap",
+    "JunctionTreePosterior",
     "Posterior",
     "Progress",
     "ProgressBar",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, NoReturn
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from cai.data import serialization
 from cai.data.trajectories import Trajectories
 from cai.errors import CorruptFile, Unavailable
+from cai.graph.factor_graph import FactorGraph
 from cai.graph.trajectory_graph import TrajectoryGraph
 from cai.inference.stats import Stats
 
@@ -42,12 +44,12 @@ class Posterior(ABC):
     `q(torch.arange(S)[:, None], torch.arange(A))` is `[S, A]`.
 
     Attributes:
-        graph: The graph that was asked, with the temperature actually used.
+        graph: The graph that was asked, with the temperature actually used: a `TrajectoryGraph` or a `FactorGraph`.
         method: The method that answered.
         stats: How the answer was reached.
     """
 
-    graph: TrajectoryGraph
+    graph: Any
     method: Any
     stats: Stats
 
@@ -154,7 +156,7 @@ class Posterior(ABC):
         raise Unavailable(f"{type(self.method).__name__} gives no {name} on this graph{reason}")
 
 
-def load(path: str | os.PathLike, *, graph: TrajectoryGraph | None = None) -> Posterior:
+def load(path: str | os.PathLike, *, graph: TrajectoryGraph | FactorGraph | None = None) -> Posterior:
     """Reads a posterior that `Posterior.save` wrote. Executes no code from the file.
 
     Args:
@@ -171,8 +173,11 @@ def load(path: str | os.PathLike, *, graph: TrajectoryGraph | None = None) -> Po
     """
 
     def fill(hole: str) -> Any:
-        slot = hole.removeprefix("graph.").split(".")[0]
-        value = getattr(graph, slot, None)
+        slot = hole.removeprefix("graph.")
+        slots = slot.split(".")
+        if slots[0] == "trajectory" and isinstance(graph, TrajectoryGraph):
+            slots = slots[1:]  # of an unrolled graph
+        value = reduce(lambda owner, name: getattr(owner, name, None), slots, graph)
         if value is None:
             raise serialization.UnfilledHole(f"load: {str(path)!r} was saved without its {slot}; give graph= with one")
         return value

@@ -3,7 +3,8 @@
     Q_t = r + max_s' [alpha log p(s'|s,a) + V_{t+1}(s')],     V_t = max_a [alpha log mu(a|s) + Q_t]
 
 Posterior: the point mass at tau* = argmax p(tau, O); its marginals are one-hot, `sample` repeats it, and `log_evidence`
-is log p(tau*, O), a lower bound of log p(O). Exact on tables; ties go to the first. Cost: as `SumProduct`.
+is log p(tau*, O), a lower bound of log p(O). Exact on tables; ties go to the first. Cost: as `SumProduct`. On any other
+discrete factor graph the same messages run on a junction tree, and name the most probable assignment.
 
 Source: Viterbi (1967); Levine (2018), section 2.
 """
@@ -15,33 +16,49 @@ from typing import Any
 
 from cai.data.serialization import serializable
 from cai.errors import IncompatibleMethod
+from cai.graph.trajectory_graph import TrajectoryGraph
+from cai.methods.semiring_method import AbstractSemiringMethod
 from cai.methods.solvers import Solver
-from cai.methods.tabular_method import AbstractTabularMethod, default_solver
+from cai.methods.tabular_method import default_solver
 from cai.ops.readings import MostProbable, Reading
+from cai.ops.semirings import Semiring, TropicalSemiring
 from cai.ops.tables import Tables
 
 
 @serializable
 @dataclass(frozen=True)
-class MaxProduct(AbstractTabularMethod):
+class MaxProduct(AbstractSemiringMethod):
     """The most probable trajectory given optimality, exactly; at temperature 0 the luckiest possible one.
 
-    Needs tables of the dynamics, a finite horizon and no discount (under which a trajectory that ends at once is often
-    the most probable). It names one trajectory, not a policy to trust under noise: for that take `SoftValueIteration`.
+    Answers a trajectory graph with tables of the dynamics, a finite horizon and no discount (under which a trajectory
+    that ends at once is often the most probable), and any `FactorGraph` whose cliques fit into memory. It names one
+    trajectory, not a policy to trust under noise: for that take `SoftValueIteration`.
+
+    Attributes:
+        max_memory: GiB that the messages of a factor graph may take; None is half of what is free.
     """
+
+    max_memory: float | None = None
 
     @property
     def reading(self) -> Reading:
         """Only the best trajectory counts."""
         return MostProbable()
 
+    @property
+    def semiring(self) -> Semiring:
+        """Of many terms the greatest counts."""
+        return TropicalSemiring()
+
     def solver_for(self, tables: Tables) -> Solver:
         """Never asked: an infinite horizon is refused."""
         return default_solver(tables)
 
     def accepts(self, graph: Any) -> None:
-        """Raises `IncompatibleMethod` unless the graph has tables, a finite horizon and no discount."""
+        """Raises `IncompatibleMethod` unless it is a factor graph, or has tables, a horizon and no discount."""
         super().accepts(graph)
+        if not isinstance(graph, TrajectoryGraph):
+            return
         if graph.horizon is None:
             raise IncompatibleMethod(
                 "MaxProduct needs a finite horizon: graph.replace(horizon=...); SumProduct and SoftValueIteration "

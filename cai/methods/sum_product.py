@@ -11,7 +11,11 @@ p(s'|s,a).
 
 Cost: as `SoftValueIteration`, with a log-sum-exp over successors in the place of a product.
 
-Source: Levine (2018), section 2; Todorov (2009) for the linear system.
+On any other discrete factor graph (`graph.unroll()` and what is made of it) the same messages run on a junction tree,
+at a cost of the product of the sizes of each clique's variables; `stats.num_steps` counts cliques.
+
+Source: Levine (2018), section 2; Todorov (2009) for the linear system; Lauritzen and Spiegelhalter (1988) for junction
+trees.
 """
 
 from __future__ import annotations
@@ -21,42 +25,52 @@ from typing import Any
 
 from cai.data.serialization import serializable
 from cai.errors import IncompatibleMethod
+from cai.graph.trajectory_graph import TrajectoryGraph
+from cai.methods.semiring_method import AbstractSemiringMethod
 from cai.methods.solvers import Newton, Solver
-from cai.methods.tabular_method import AbstractTabularMethod
 from cai.ops.readings import PosteriorDynamics, Reading
+from cai.ops.semirings import LogSemiring, Semiring
 from cai.ops.tables import Tables
 
 
 @serializable
 @dataclass(frozen=True)
-class SumProduct(AbstractTabularMethod):
-    """The posterior over trajectories given optimality, exactly: evidence, marginals, tilted dynamics.
+class SumProduct(AbstractSemiringMethod):
+    """The posterior given optimality and evidence, exactly: log evidence, marginals, samples, tilted dynamics.
 
-    Needs tables of the dynamics and a positive temperature. It conditions on success, so under noise its policy is
+    Answers a trajectory graph with tables of the dynamics and a positive temperature, and any `FactorGraph` whose
+    cliques fit into memory. It conditions on success, so under noise its policy is
     risk-seeking: for control take `SoftValueIteration`, which equals it iff the dynamics is deterministic. It is the
     method for evidence on states and actions (`graph.condition`), and the evidence that bounds are judged by.
 
     Attributes:
         tolerance: Certified error of V to reach on an infinite horizon, relative to max(1, max|V|).
         max_steps: The most Newton steps.
+        max_memory: GiB that the messages of a factor graph may take; None is half of what is free.
     """
 
     tolerance: float = 1e-10
     max_steps: int = 200
+    max_memory: float | None = None
 
     @property
     def reading(self) -> Reading:
         """Everything answers to the optimality."""
         return PosteriorDynamics()
 
+    @property
+    def semiring(self) -> Semiring:
+        """Probabilities are added."""
+        return LogSemiring()
+
     def solver_for(self, tables: Tables) -> Solver:
         """Newton's method in log space."""
         return Newton(self.max_steps)
 
     def accepts(self, graph: Any) -> None:
-        """Raises `IncompatibleMethod` unless the graph has tables and a positive temperature."""
+        """Raises `IncompatibleMethod` unless it is a factor graph, or has tables and a positive temperature."""
         super().accepts(graph)
-        if not graph.temperature:
+        if isinstance(graph, TrajectoryGraph) and not graph.temperature:
             raise IncompatibleMethod(
                 "SumProduct needs a positive temperature: at 0 the optimality has no density; SoftValueIteration and "
                 "MaxProduct answer temperature 0"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,12 +12,14 @@ import scipy.sparse
 import torch
 
 from cai.data.serialization import serializable
-from cai.errors import IncompatibleMethod, NotConverged
+from cai.errors import IncompatibleMethod, NotConverged, warn_user
 from cai.factors.environment import Environment
 from cai.factors.protocols import TabulatedDynamics
+from cai.graph.factor_graph import FactorGraph
 from cai.graph.tabulate import tabulate
 from cai.graph.trajectory_graph import TrajectoryGraph
 from cai.inference.method import AbstractMethod, Progress
+from cai.inference.posterior import Posterior
 from cai.inference.stats import Stats
 from cai.inference.tabular import TabularPosterior
 from cai.methods.solvers import Newton, Solver, ValueIteration
@@ -79,6 +80,12 @@ class AbstractTabularMethod(AbstractMethod):
         name = type(self).__name__
         if not 0.0 <= self.target < math.inf:
             raise ValueError(f"{name}: tolerance must be a finite number of at least 0, got {self.target}")
+        if isinstance(graph, FactorGraph):
+            raise IncompatibleMethod(
+                f"{name} keeps the dynamics as it is, and a factor graph no longer says which of its factors that is: "
+                "ask the TrajectoryGraph it was unrolled from (with condition(...) for evidence); SumProduct, "
+                "MaxProduct and LoopyBeliefPropagation answer factor graphs"
+            )
         if not isinstance(graph, TrajectoryGraph):
             raise IncompatibleMethod(f"{name} answers trajectory graphs on tables, not a {type(graph).__name__}")
         if isinstance(graph.dynamics, Environment):
@@ -126,7 +133,7 @@ class AbstractTabularMethod(AbstractMethod):
             return state.sweep.is_done
         return state.iterate.done or state.iterate.num_steps >= self.solver_for(state.problem.tables).max_steps
 
-    def posterior(self, graph: TrajectoryGraph, state: TabularState, seconds: float) -> TabularPosterior:
+    def posterior(self, graph: TrajectoryGraph, state: TabularState, seconds: float) -> Posterior:
         """Wraps the messages."""
         problem, iterate = state.problem, state.iterate
         if state.sweep is not None:
@@ -165,11 +172,10 @@ class AbstractTabularMethod(AbstractMethod):
     def _stopped_early(self, problem: Stationary, iterate: Iterate) -> None:
         if problem.seems_endless(iterate):
             raise IncompatibleMethod(problem.refusal())
-        warnings.warn(
+        warn_user(
             f"{type(self).__name__} stopped after {iterate.num_steps} steps with residual {iterate.residual:.3g}; "
             f"the error of v is at most {iterate.certified_error:.3g}",
             NotConverged,
-            stacklevel=4,
         )
 
     def _need_evidence(self, problem: Stationary, messages: Messages) -> None:

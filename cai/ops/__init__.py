@@ -1,20 +1,26 @@
-"""Pure tensor functions: log-space kernels, transition operators, messages along a chain, fixed points.
+"""Pure tensor functions: log-space kernels, transition operators, messages along chains and on any graph, fixed points.
 
 Nothing here knows a graph, a method or a file; everything takes and returns tensors, or frozen dataclasses of tensors.
 """
 
+from cai.ops.elimination import JunctionTree, junction_tree
+from cai.ops.junction_tree import Collected, collect
 from cai.ops.logspace import log_expectation, logsumexp, max_over_support, safe_log
 from cai.ops.messages import Messages, backward_messages, forward_marginals
 from cai.ops.readings import FixedDynamics, MostProbable, PosteriorDynamics
 from cai.ops.sampling import sample_index
+from cai.ops.semirings import LogSemiring, TropicalSemiring
 from cai.ops.sparse import Pattern, csr_product
 from cai.ops.sparse_transitions import SparseTransitions, sparse_from_triplets
 from cai.ops.tables import StepTables, Tables
 from cai.ops.transitions import DenseTransitions, Transitions
 
 __all__ = [
+    "Collected",
     "DenseTransitions",
     "FixedDynamics",
+    "JunctionTree",
+    "LogSemiring",
     "Messages",
     "MostProbable",
     "Pattern",
@@ -23,9 +29,12 @@ __all__ = [
     "StepTables",
     "Tables",
     "Transitions",
+    "TropicalSemiring",
     "backward_messages",
+    "collect",
     "csr_product",
     "forward_marginals",
+    "junction_tree",
     "log_expectation",
     "logsumexp",
     "max_over_support",

@@ -13,8 +13,10 @@ from torch import Tensor
 from cai.data.spaces import GridSpace
 from cai.errors import Unavailable
 from cai.factors.protocols import TabulatedDynamics
+from cai.graph.factor_graph import FactorGraph
 
 if TYPE_CHECKING:
+    from cai.graph.trajectory_graph import TrajectoryGraph
     from cai.inference import Posterior
 
 Array = NDArray[np.float64]
@@ -55,7 +57,7 @@ def world_of(posterior: Posterior) -> World:
     Raises:
         Unavailable: The states or actions are not finite.
     """
-    graph = posterior.graph
+    graph = trajectory_of(posterior)
     dynamics = graph.dynamics
     if not isinstance(dynamics, TabulatedDynamics):
         raise Unavailable(
@@ -64,6 +66,20 @@ def world_of(posterior: Posterior) -> World:
     terminal = to_numpy(dynamics.terminal_mask).astype(bool)
     grid = graph.state_space if isinstance(graph.state_space, GridSpace) else None
     return World(dynamics.num_states, dynamics.num_actions, graph.horizon, terminal, grid)
+
+
+def trajectory_of(posterior: Posterior) -> TrajectoryGraph:
+    """Gives the trajectory graph of a posterior, or the one that was unrolled into its factor graph.
+
+    Raises:
+        Unavailable: A factor graph that was not unrolled.
+    """
+    graph = posterior.graph
+    if isinstance(graph, FactorGraph):
+        if graph.trajectory is None:
+            raise Unavailable("maps are drawn of trajectories; this factor graph was not unrolled from one")
+        return graph.trajectory
+    return graph
 
 
 def to_numpy(values: Tensor) -> NDArray:
@@ -93,7 +109,7 @@ def name_of(posterior: Posterior) -> str:
 
 def long_run(posterior: Posterior) -> tuple[str, str]:
     """Names the marginal of an infinite horizon, and its axis: what it is depends on the discount."""
-    if posterior.graph.discount == 1.0:
+    if trajectory_of(posterior).discount == 1.0:
         return "long-run distribution", "long-run probability p(s)"
     return "occupancy", "occupancy d(s), normalised"
 

@@ -63,7 +63,7 @@ class ChainSampler:
             following = kernel.arrival.sample(state[going], action[going], generator)  # never from where one has ended
             following = torch.where(running, following, state)
             actions.append(action)
-            rewards.append(torch.where(running, self._reward(t, state, action, following), 0.0))
+            rewards.append(torch.where(running, _reward(self.tables, t, state, action, following), 0.0))
             states.append(following)
             lengths += running
             running = running & ~self.tables.terminal[following] & self._survives(kernel, following, generator)
@@ -77,19 +77,35 @@ class ChainSampler:
             terminated=~running,
         )
 
-    def _reward(self, t: int, state: Tensor, action: Tensor, following: Tensor) -> Tensor:
-        step = self.tables.step(t)
-        reward = step.rewards.detach()[state, action]
-        if step.entry_rewards is None:
-            return reward
-        return reward + step.transitions.entry(step.entry_rewards.detach(), state, action, following)
-
     @staticmethod
     def _survives(kernel: Kernel, state: Tensor, generator: torch.Generator) -> Tensor:
         if kernel.survival is None:
             return torch.ones_like(state, dtype=torch.bool)
         chance = kernel.survival.log_goes_on.detach().exp()[state]
         return torch.rand(chance.shape, dtype=chance.dtype, device=chance.device, generator=generator) < chance
+
+
+def episodes_of(tables: Tables, states: Tensor, actions: Tensor) -> Trajectories:
+    """Reads paths of states `[N, T + 1]` and actions `[N, T]` as episodes that stop on entering a terminal state."""
+    ended = tables.terminal[states]
+    lengths = (~ended[:, :-1]).long().cumprod(1).sum(1)
+    running = torch.arange(actions.shape[1], device=actions.device) < lengths[:, None]
+    rewards = [_reward(tables, t, states[:, t], actions[:, t], states[:, t + 1]) for t in range(actions.shape[1])]
+    return Trajectories(
+        states=states,
+        actions=actions,
+        rewards=torch.where(running, torch.stack(rewards, 1), 0.0),
+        lengths=lengths,
+        terminated=ended.gather(1, lengths[:, None])[:, 0],
+    )
+
+
+def _reward(tables: Tables, t: int, state: Tensor, action: Tensor, following: Tensor) -> Tensor:
+    step = tables.step(t)
+    reward = step.rewards.detach()[state, action]
+    if step.entry_rewards is None:
+        return reward
+    return reward + step.transitions.entry(step.entry_rewards.detach(), state, action, following)
 
 
 def _columns(parts: list[Tensor], num: int, like: Tensor) -> Tensor:

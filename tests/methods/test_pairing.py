@@ -31,7 +31,6 @@ def graph(**options: Any) -> cai.TrajectoryGraph:
 # -- what the graph lacks ---------------------------------------------------------------------------------------------
 
 LACKING: dict[str, tuple[Callable[[], Any], str]] = {
-    "factor graph": (cai.FactorGraph, "answers trajectory graphs on tables, not a FactorGraph"),
     "no graph": (lambda: None, "not a NoneType"),
     "no dynamics": (lambda: graph().replace(dynamics=None), r"needs tables of the dynamics .* got none"),
     "callable": (lambda: graph().replace(dynamics=lambda s, a: s), "needs tables of the dynamics .* got function"),
