@@ -12,6 +12,15 @@ from __future__ import annotations
 import sys
 import warnings
 
+__all__ = [
+    "CorruptFile",
+    "EstimatedInitial",
+    "IncompatibleMethod",
+    "NonFinite",
+    "NotConverged",
+    "Unavailable",
+]
+
 
 class IncompatibleMethod(ValueError):
     """The graph lacks what the method needs, or the question has no answer; the message names what would work."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -165,6 +166,10 @@ class FactorGraph:
             new = {name: names.get(name, name) for name in known}
         else:
             new = {name: names(name) for name in known}
+        taken = Counter(new.values())
+        for name in taken:
+            if taken[name] > 1:
+                raise ValueError(f"rename: two variables would be called {name!r}")
         return FactorGraph(
             tuple(Variable(new[variable.name], variable.cardinality) for variable in self.variables),
             tuple(replace(factor, variables=tuple(new[name] for name in factor.variables)) for factor in self.factors),
@@ -261,7 +266,11 @@ class FactorGraph:
         return self.factors[0].log_table.new_zeros(()) if self.factors else torch.zeros((), dtype=torch.float64)
 
     def to_networkx(self) -> networkx.Graph:
-        """Gives the bipartite graph: nodes ("variable", name) and ("factor", index) with attribute `kind`."""
+        """Gives the bipartite graph of nodes ("variable", name) and ("factor", index).
+
+        Node attributes: `kind` and `label`; of variables `cardinality` and `observed` (a value or None), of factors
+        `scope`, the names of their variables in the order of the table's dimensions.
+        """
         view = networkx.Graph()
         for variable in self.variables:
             view.add_node(
@@ -272,7 +281,7 @@ class FactorGraph:
                 observed=self.evidence.get(variable.name),
             )
         for index, factor in enumerate(self.factors):
-            view.add_node(("factor", index), kind="factor", label=factor.name)
+            view.add_node(("factor", index), kind="factor", label=factor.name, scope=factor.variables)
             view.add_edges_from((("factor", index), ("variable", name)) for name in factor.variables)
         return view
 
@@ -321,7 +330,10 @@ class FactorGraph:
         return text
 
     def draw(self, ax: Axes | None = None) -> Axes:
-        """Draws variables as circles and factors as squares; needs matplotlib.
+        """Draws variables as circles, factors as squares with their names, observed values shaded; needs matplotlib.
+
+        An unrolled trajectory runs from left to right in time, whatever was added to it; any other graph is laid out so
+        that up to some forty nodes can be read.
 
         Args:
             ax: Where to draw; a new figure by default.

@@ -208,7 +208,17 @@ def collect(
     log_tables: Sequence[Tensor],
     semiring: Semiring | None = None,
 ) -> Collected:
-    """Runs the first pass at once; see `CollectPass`. Sums by `LogSemiring` unless told otherwise."""
+    """Runs the pass from the leaves to the roots.
+
+    Args:
+        tree: A junction tree of the factors' scopes.
+        scopes: Variables of each factor.
+        log_tables: Log table of each factor, one dimension a variable, nats.
+        semiring: How variables are summed out; `LogSemiring` by default.
+
+    Returns:
+        What samples, beliefs and log Z are read from.
+    """
     work = CollectPass(tree, scopes, log_tables, LogSemiring() if semiring is None else semiring)
     work.advance(float("inf"))
     return work.collected()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import networkx
@@ -137,6 +138,80 @@ def test_networkx_view_is_bipartite() -> None:
     assert view.nodes["variable", "y"] == {"kind": "variable", "label": "y", "cardinality": 3, "observed": 2}
     assert view.nodes["variable", "x"]["observed"] is None
     assert view.nodes["factor", 1]["label"] == "g"
+    assert view.nodes["factor", 0]["scope"] == ("x", "y")
+
+
+# -- edits ------------------------------------------------------------------------------------------------------------
+
+
+def test_without_takes_factors_away() -> None:
+    assert [factor.name for factor in example().without("f").factors] == ["g"]
+    with pytest.raises(ValueError, match="without: there is no factor 'h'"):
+        example().without("h")
+
+
+def test_rename_by_mapping_and_by_function() -> None:
+    known = example(evidence={"y": 2})
+    for renamed in (known.rename({"x": "left x", "y": "left y"}), known.rename(lambda name: f"left {name}")):
+        assert renamed.cardinalities == {"left x": 2, "left y": 3}
+        assert renamed.evidence == {"left y": 2}
+        assert renamed.factors[0].variables == ("left x", "left y")
+    with pytest.raises(ValueError, match="rename: there is no variable 'z'"):
+        known.rename({"z": "w"})
+    with pytest.raises(ValueError, match="rename: two variables would be called 'y'"):
+        known.rename({"x": "y"})
+
+
+def test_union_of_two_graphs() -> None:
+    other = example(evidence={"x": 1}).rename(lambda name: f"{name}'")
+    both = example(evidence={"y": 2}) | other
+    assert both.cardinalities == {"x": 2, "y": 3, "x'": 2, "y'": 3}
+    assert both.evidence == {"y": 2, "x'": 1}
+    assert both.log_density({"x": 0, "y'": 1}) == LOG_F[0, 2] + LOG_G[2] + LOG_F[1, 1] + LOG_G[1]
+    with pytest.raises(ValueError, match="both graphs have a variable 'x'; rename"):
+        example() | example()
+    with pytest.raises(TypeError):
+        example() | 3  # type: ignore[operator]
+
+
+def test_visits_of_one_state_or_several() -> None:
+    chain = FactorGraph((Variable("p", 3), Variable("q", 3)))
+    for states in (1, [1], (1,), {1}, np.array([1]), torch.tensor([1])):
+        grown = chain.add_visits("was", states, along=["p", "q"])
+        assert grown.log_density({"p": 1, "q": 0, "was0": 1, "was1": [0, 1]}).tolist() == [-math.inf, 0.0]
+        assert grown.log_density({"p": 0, "q": 2, "was0": 0, "was1": [0, 1]}).tolist() == [0.0, -math.inf]
+    with pytest.raises(ValueError, match=r"name the variables to watch: along="):
+        chain.add_visits("was", [1])
+    with pytest.raises(ValueError, match="add_visits: there is no variable 'r'"):
+        chain.add_visits("was", [1], along=["r"])
+    with pytest.raises(ValueError, match="a state of 'was' 3 is outside 0..2"):
+        chain.add_visits("was", [3], along=["p"])
+
+
+def test_the_trajectory_is_kept_by_edits_and_lost_by_names() -> None:
+    graph = cai.load_model("risky_branch")
+    unrolled = graph.unroll()
+    assert unrolled.trajectory is graph
+    assert unrolled.condition({"s1": 1}).add_visits("was", 1).trajectory is graph
+    assert (unrolled | example()).trajectory is graph
+    assert unrolled.rename({}).trajectory is None
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_uai_files(tmp_path: Path) -> None:
+    path = tmp_path / "model.uai"
+    text = example(evidence={"y": 2}).to_uai(path)
+    assert path.read_text() == text
+    again = FactorGraph.from_uai(path, evidence=f"{path}.evid")
+    assert again.evidence == {"x1": 2}
+    torch.testing.assert_close(again.log_density({"x0": [0, 1]}), LOG_F[:, 2] + LOG_G[2])
+    assert FactorGraph.from_uai(text).cardinalities == {"x0": 2, "x1": 3}
+    example().to_uai(tmp_path / "plain.uai")
+    assert not (tmp_path / "plain.uai.evid").exists()
+    with pytest.raises(FileNotFoundError):
+        FactorGraph.from_uai(tmp_path / "nothing.uai")
 
 
 def test_unrolled_names() -> None:
