@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cai.data.serialization import serializable, write_atomically
 from cai.factors.checks import as_table, state_index
+from cai.ops.elimination import JunctionTree, junction_tree
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -264,6 +265,17 @@ class FactorGraph:
     def like(self) -> Tensor:
         """A 0-dim zero of the dtype and device of the first factor's table."""
         return self.factors[0].log_table.new_zeros(()) if self.factors else torch.zeros((), dtype=torch.float64)
+
+    def junction_tree(self) -> JunctionTree:
+        """Plans exact inference without doing it: the cliques of the best elimination order found.
+
+        Its `width` and `num_entries` say what `SumProduct` will cost. Variables are numbered as in the graph, those with
+        evidence left out.
+        """
+        from cai.graph.latent import latent_factors
+
+        factors = latent_factors(self)
+        return junction_tree(factors.scopes, factors.cardinalities)
 
     def to_networkx(self) -> networkx.Graph:
         """Gives the bipartite graph of nodes ("variable", name) and ("factor", index).

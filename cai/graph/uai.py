@@ -157,7 +157,7 @@ def read_text(source: str | os.PathLike[str], what: str) -> str:
         return source
     if not os.path.isfile(source):
         shown = os.fspath(source)
-        shown = shown if len(shown) <= 80 else shown[:77] + "..."
+        shown = shown if len(shown) <= 300 else shown[:297] + "..."
         hint = "; a text in place of a path must contain a newline" if isinstance(source, str) else ""
         raise FileNotFoundError(f"{what}: there is no file {shown!r}{hint}")
     try:

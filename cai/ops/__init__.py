@@ -4,7 +4,7 @@ Nothing here knows a graph, a method or a file; everything takes and returns ten
 """
 
 from cai.ops.elimination import JunctionTree, junction_tree
-from cai.ops.junction_tree import Collected, collect
+from cai.ops.tree_messages import Collected, collect
 from cai.ops.logspace import log_expectation, logsumexp, max_over_support, safe_log
 from cai.ops.messages import Messages, backward_messages, forward_marginals
 from cai.ops.readings import FixedDynamics, MostProbable, PosteriorDynamics

@@ -17,9 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from cai.ops.logspace import logsumexp
+
+#: Up to so many entries one call of torch's costs less than the few that are quicker an entry.
+_SMALL = 2**11
 
 
 class Semiring(Protocol):
@@ -35,7 +39,12 @@ class LogSemiring:
 
     def reduce(self, log_table: Tensor, dims: Sequence[int]) -> Tensor:
         """Computes log sum exp over `dims`, `[...]` without them, in nats."""
-        return logsumexp(_last(log_table, dims), -1) if dims else log_table
+        if not dims:
+            return log_table
+        table = _last(log_table, dims)
+        if table.numel() <= _SMALL and not (table.requires_grad and torch.is_grad_enabled()):
+            return torch.logsumexp(table, -1)
+        return logsumexp(table, -1)
 
 
 @dataclass(frozen=True)
