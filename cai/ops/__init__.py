@@ -4,7 +4,6 @@ Nothing here knows a graph, a method or a file; everything takes and returns ten
 """
 
 from cai.ops.elimination import JunctionTree, junction_tree
-from cai.ops.tree_messages import Collected, collect
 from cai.ops.logspace import log_expectation, logsumexp, max_over_support, safe_log
 from cai.ops.messages import Messages, backward_messages, forward_marginals
 from cai.ops.readings import FixedDynamics, MostProbable, PosteriorDynamics
@@ -14,6 +13,7 @@ from cai.ops.sparse import Pattern, csr_product
 from cai.ops.sparse_transitions import SparseTransitions, sparse_from_triplets
 from cai.ops.tables import StepTables, Tables
 from cai.ops.transitions import DenseTransitions, Transitions
+from cai.ops.tree_messages import Collected, collect
 
 __all__ = [
     "Collected",

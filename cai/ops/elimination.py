@@ -40,16 +40,16 @@ class Clique:
     """A node of a junction tree.
 
     Attributes:
-        variables: Its variables, those shared with the parent first.
+        variables: Its variables in the order of their elimination: its own, then those shared with the parent.
         shape: Their sizes.
-        num_shared: How many are shared with the parent: the separator.
+        num_own: How many are eliminated here; each variable is in exactly one clique.
         parent: Index of the parent, or None at a root; a parent comes after its children.
         factors: Indices of the factors that are multiplied in here.
     """
 
     variables: tuple[int, ...]
     shape: tuple[int, ...]
-    num_shared: int
+    num_own: int
     parent: int | None
     factors: tuple[int, ...]
 
@@ -59,14 +59,14 @@ class Clique:
         return math.prod(self.shape)
 
     @property
-    def separator(self) -> tuple[int, ...]:
-        """The variables shared with the parent."""
-        return self.variables[: self.num_shared]
+    def own(self) -> tuple[int, ...]:
+        """The variables eliminated here."""
+        return self.variables[: self.num_own]
 
     @property
-    def residual(self) -> tuple[int, ...]:
-        """The variables eliminated here: each variable's own in exactly one clique."""
-        return self.variables[self.num_shared :]
+    def separator(self) -> tuple[int, ...]:
+        """The variables shared with the parent."""
+        return self.variables[self.num_own :]
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def junction_tree(scopes: Sequence[Scope], sizes: Mapping[int, int]) -> Junction
     order = elimination_order(scopes, sizes)
     rank = {variable: place for place, variable in enumerate(order)}
     cliques = _merged_cliques(order, rank, _eliminated(scopes, order))
-    members = [tuple(sorted(clique, key=rank.__getitem__, reverse=True)) for clique, _ in cliques]
+    members = [tuple(sorted(clique, key=rank.__getitem__)) for clique, _ in cliques]
     owner = {variable: index for index, (_, own) in enumerate(cliques) for variable in own}
     factors: list[list[int]] = [[] for _ in cliques]
     for index, scope in enumerate(scopes):
@@ -135,10 +135,9 @@ def junction_tree(scopes: Sequence[Scope], sizes: Mapping[int, int]) -> Junction
             factors[owner[min(scope, key=rank.__getitem__)]].append(index)
     nodes = []
     for index, (_, own) in enumerate(cliques):
-        num_shared = len(members[index]) - len(own)
-        parent = owner[members[index][num_shared - 1]] if num_shared else None
+        parent = owner[members[index][len(own)]] if len(own) < len(members[index]) else None
         shape = tuple(sizes[variable] for variable in members[index])
-        nodes.append(Clique(members[index], shape, num_shared, parent, tuple(factors[index])))
+        nodes.append(Clique(members[index], shape, len(own), parent, tuple(factors[index])))
     return JunctionTree(tuple(nodes), tuple(index for index, scope in enumerate(scopes) if not scope))
 
 

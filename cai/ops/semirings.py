@@ -41,10 +41,10 @@ class LogSemiring:
         """Computes log sum exp over `dims`, `[...]` without them, in nats."""
         if not dims:
             return log_table
-        table = _last(log_table, dims)
+        table, dim = _as_one(log_table, dims)
         if table.numel() <= _SMALL and not (table.requires_grad and torch.is_grad_enabled()):
-            return torch.logsumexp(table, -1)
-        return logsumexp(table, -1)
+            return torch.logsumexp(table, dim)
+        return logsumexp(table, dim)
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,17 @@ class TropicalSemiring:
 
     def reduce(self, log_table: Tensor, dims: Sequence[int]) -> Tensor:
         """Computes the maximum over `dims`, `[...]` without them, in nats."""
-        return _last(log_table, dims).amax(-1) if dims else log_table
+        if not dims:
+            return log_table
+        table, dim = _as_one(log_table, dims)
+        return table.amax(dim)
 
 
-def _last(table: Tensor, dims: Sequence[int]) -> Tensor:
-    """Brings some dimensions to the end, as one."""
-    count, gone = len(dims), {dim % table.dim() for dim in dims}
-    if gone != set(range(table.dim() - count, table.dim())):
-        table = table.permute([dim for dim in range(table.dim()) if dim not in gone] + sorted(gone))
-    return table.flatten(-count) if count > 1 else table
+def _as_one(table: Tensor, dims: Sequence[int]) -> tuple[Tensor, int]:
+    """Makes some dimensions one; those that are not neighbours are brought to the front, where sums are quick."""
+    places = sorted(dim % table.dim() for dim in dims)
+    first, last = places[0], places[-1]
+    if last - first + 1 != len(places):
+        table = table.permute(places + [dim for dim in range(table.dim()) if dim not in places])
+        first, last = 0, len(places) - 1
+    return table.flatten(first, last) if last > first else table, first

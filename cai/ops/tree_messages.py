@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,7 +62,7 @@ class Collected:
                 clique = self.tree.cliques[index]
                 if clique.parent is not None:
                     above = _onto(beliefs[clique.parent], self.tree.cliques[clique.parent], clique, self.semiring)
-                    beliefs[index] = beliefs[index] + _trailing(divided(above, self.messages[index]), clique)
+                    beliefs[index] = beliefs[index] + divided(above, self.messages[index])
         return tuple(beliefs)
 
     @cached_property
@@ -96,11 +97,12 @@ class Collected:
         return {variable: value[0] for variable, value in chosen.items()}
 
     def _downward(self, known: Mapping[int, Tensor], num: int) -> Iterator[tuple[Clique, Tensor]]:
-        """Yields each clique, parents first, with its table given the separator: `[num, entries of the residual]`."""
+        """Yields each clique, parents first, with its table given the separator: `[num, entries of its own]`."""
         for clique, table in zip(reversed(self.tree.cliques), reversed(self.tables), strict=True):
-            rows = table.detach().flatten(clique.num_shared)
-            if clique.num_shared:
-                yield clique, rows[tuple(known[variable] for variable in clique.separator)]
+            rows = table.detach().flatten(0, clique.num_own - 1)
+            if clique.separator:
+                at: tuple[Any, ...] = (slice(None), *(known[variable] for variable in clique.separator))
+                yield clique, rows[at].T
             else:
                 yield clique, rows.expand(num, -1)
 
@@ -145,7 +147,7 @@ class CollectPass:
                 clique = self.tree.cliques[self.num_steps]
                 table = self._product(self.num_steps, clique)
                 self._tables.append(table)
-                self._messages.append(self.semiring.reduce(table, range(clique.num_shared, table.dim())))
+                self._messages.append(self.semiring.reduce(table, range(clique.num_own)))
 
     def collected(self) -> Collected:
         """Gives what the pass leaves."""
@@ -191,14 +193,10 @@ def _divided(above: Tensor, up: Tensor) -> Tensor:
     return torch.where(dead, -torch.inf, above - torch.where(dead, 0.0, up))
 
 
-def _trailing(message: Tensor, clique: Clique) -> Tensor:
-    return message.reshape(*message.shape, *(1 for _ in clique.residual))
-
-
 def _place(values: dict[int, Tensor], clique: Clique, flat: Tensor) -> None:
     """Splits the index of a clique's own entry into its variables' values."""
-    sizes = clique.shape[clique.num_shared :]
-    for variable, value in zip(clique.residual, torch.unravel_index(flat, sizes), strict=True):
+    sizes = clique.shape[: clique.num_own]
+    for variable, value in zip(clique.own, torch.unravel_index(flat, sizes), strict=True):
         values[variable] = value
 
 
