@@ -4,7 +4,7 @@
     python benchmarks/factor_graphs.py                                   (without that peer)
 
 Each row is one run: from the graph in memory to the marginals of all variables. Reading the file is not timed. Workers
-are processes of their own and take turns.
+are processes of their own and take turns. The last table has a wide grid, against copies of the bytes it must move.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def write_problems(folder: Path) -> None:
-    """Writes the Ising grid (12 x 6, random couplings and fields) and a random tree (100 nodes, cardinality 10)."""
+    """Writes Ising grids (12 x 6, 16 x 16; random fields and couplings) and a random tree (100 nodes of 10 values)."""
     import torch
 
     import cai
@@ -28,15 +28,17 @@ def write_problems(folder: Path) -> None:
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    rows, columns = 12, 6
-    spins = [[f"x{columns * i + j}" for j in range(columns)] for i in range(rows)]
-    signs = torch.tensor([-1.0, 1.0], dtype=torch.float64)
-    factors = [cai.Factor((spin,), 0.3 * normal() * signs) for row in spins for spin in row]
-    pairs = [(spins[i][j], spins[i][j + 1]) for i in range(rows) for j in range(columns - 1)]
-    pairs += [(spins[i][j], spins[i + 1][j]) for i in range(rows - 1) for j in range(columns)]
-    factors += [cai.Factor(pair, 0.5 * normal() * signs[:, None] * signs) for pair in pairs]
-    variables = [cai.Variable(spin, 2) for row in spins for spin in row]
-    cai.FactorGraph(variables, factors).to_uai(folder / "ising.uai")
+    def ising(rows: int, columns: int) -> cai.FactorGraph:
+        spins = [[f"x{columns * i + j}" for j in range(columns)] for i in range(rows)]
+        signs = torch.tensor([-1.0, 1.0], dtype=torch.float64)
+        factors = [cai.Factor((spin,), 0.3 * normal() * signs) for row in spins for spin in row]
+        pairs = [(spins[i][j], spins[i][j + 1]) for i in range(rows) for j in range(columns - 1)]
+        pairs += [(spins[i][j], spins[i + 1][j]) for i in range(rows - 1) for j in range(columns)]
+        factors += [cai.Factor(pair, 0.5 * normal() * signs[:, None] * signs) for pair in pairs]
+        return cai.FactorGraph([cai.Variable(spin, 2) for row in spins for spin in row], factors)
+
+    ising(12, 6).to_uai(folder / "ising.uai")
+    ising(16, 16).to_uai(folder / "wide.uai")
 
     parents = [int(torch.randint(node, (), generator=generator)) for node in range(1, 100)]
     factors = [cai.Factor(("x0",), normal(10))]
@@ -55,7 +57,27 @@ def cai_marginals(path: str) -> None:
     serve(lambda: cai.infer(graph, cai.SumProduct()).marginals)
 
 
-WORKERS = {"cai": cai_marginals}
+def copy_tables(path: str) -> None:
+    """The floor: each clique's table written before and after the second pass, as copies too large for any cache."""
+    import torch
+    from worker import serve
+
+    import cai
+
+    num_entries = cai.FactorGraph.from_uai(path).junction_tree().num_entries
+    source, target = torch.rand(2**24, dtype=torch.float64), torch.empty(2**24, dtype=torch.float64)
+
+    def run() -> None:
+        left = 2 * num_entries
+        while left > 0:
+            size = min(left, 2**24)
+            target[:size].copy_(source[:size])
+            left -= size
+
+    serve(run, calls=1)
+
+
+WORKERS = {"cai": cai_marginals, "copy": copy_tables}
 
 
 def main() -> None:
@@ -84,6 +106,10 @@ def main() -> None:
                     workers["pgmpy junction tree"] = [*peer, "junction"]
             print(f"\n{title}")
             print(report(interleaved(workers, options.rounds), against))
+        path = str(Path(folder) / "wide.uai")
+        print("\nIsing grid, 16 x 16")
+        workers = {"cai SumProduct": [*me, "cai", path], "the bytes of it, copied": [*me, "copy", path]}
+        print(report(interleaved(workers, options.rounds), "the bytes of it, copied"))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,14 @@
 """The peer's worker: all marginals of a UAI file by pgmpy 1.1.2.
 
 `junction` calibrates one junction tree by belief propagation and reads every variable off it; `elimination` runs
-variable elimination once a variable. The file is parsed here, since pgmpy's own reader takes minutes for it; that is not
-timed in either case.
+variable elimination once a variable. The file is parsed here, since pgmpy's own reader takes minutes for it; that is
+not timed in either case.
 """
 
 from __future__ import annotations
 
-import logging
 import sys
-import warnings
 from pathlib import Path
-
-warnings.simplefilter("ignore")
-logging.disable(logging.WARNING)
 
 import numpy as np
 from pgmpy.factors.discrete import DiscreteFactor
@@ -32,7 +27,7 @@ tables = [np.array([float(next(words)) for _ in range(int(next(words)))]) for _ 
 model = DiscreteMarkovNetwork()
 model.add_nodes_from(f"x{variable}" for variable in range(len(sizes)))
 model.add_edges_from((f"x{scope[0]}", f"x{scope[1]}") for scope in scopes if len(scope) == 2)
-for scope, table in zip(scopes, tables):
+for scope, table in zip(scopes, tables, strict=True):
     model.add_factors(DiscreteFactor([f"x{v}" for v in scope], [sizes[v] for v in scope], table))
 model.check_model()
 names = list(model.nodes())

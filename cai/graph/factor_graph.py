@@ -269,8 +269,8 @@ class FactorGraph:
     def junction_tree(self) -> JunctionTree:
         """Plans exact inference without doing it: the cliques of the best elimination order found.
 
-        Its `width` and `num_entries` say what `SumProduct` will cost. Variables are numbered as in the graph, those with
-        evidence left out.
+        Its `width` and `num_entries` say what `SumProduct` will cost. Variables are numbered as in the graph, without
+        those that are observed.
         """
         from cai.graph.latent import latent_factors
 

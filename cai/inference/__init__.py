@@ -4,6 +4,7 @@ from cai.inference.callbacks import AbstractCallback, Checkpoint, ProgressBar
 from cai.inference.engine import infer
 from cai.inference.factor_graph import FactorGraphPosterior
 from cai.inference.junction_tree import JunctionTreePosterior
+from cai.inference.loopy import LoopyPosterior
 from cai.inference.method import AbstractMethod, Progress
 from cai.inference.posterior import Gap, Posterior, load
 from cai.inference.stats import Stats
@@ -16,6 +17,7 @@ __all__ = [
     "FactorGraphPosterior",
     "Gap",
     "JunctionTreePosterior",
+    "LoopyPosterior",
     "Posterior",
     "Progress",
     "ProgressBar",

@@ -17,9 +17,9 @@ from cai.errors import IncompatibleMethod
 from cai.graph.latent import LatentFactors, latent_factors
 from cai.inference.factor_graph import FactorGraphPosterior
 from cai.ops.elimination import JunctionTree, junction_tree
-from cai.ops.tree_messages import Collected, collect
 from cai.ops.memory import GIB, available_bytes
 from cai.ops.semirings import LogSemiring, TropicalSemiring
+from cai.ops.tree_messages import Collected, collect
 from cai.simulate.seeding import seeded
 
 for _class in (LogSemiring, TropicalSemiring):

@@ -14,10 +14,11 @@ class Stats:
     """How an answer was reached, and how good it is.
 
     Attributes:
-        num_steps: Backups (time steps, sweeps or Newton steps) done.
+        num_steps: Backups (time steps, sweeps or Newton steps) done; of a junction tree, cliques.
         converged: Whether the tolerance, or the floor of rounding, was reached; a single backward pass always has.
-        residual: max |B V - V| at the end, reward units.
-        certified_error: A bound of the error of v in the maximum norm, reward units; infinite where nothing is proved.
+        residual: max |B V - V| at the end, reward units; of a factor graph the greatest change of a message, nats.
+        certified_error: A bound of the error of v in the maximum norm, reward units, or of a factor graph's log
+            beliefs, nats; infinite where nothing is proved.
         seconds: Wall-clock time of the inference.
         estimates: Names of the posterior's quantities that are estimates and not exact.
     """

@@ -1,16 +1,21 @@
 """Inference routines, one a file. Each says which posterior it gives, what it needs and what it costs."""
 
+from cai.methods.loopy_belief_propagation import LoopyBeliefPropagation
 from cai.methods.max_product import MaxProduct
 from cai.methods.policy_evaluation import PolicyEvaluation
+from cai.methods.schedules import Flooding, Residual
 from cai.methods.soft_policy_iteration import SoftPolicyIteration
 from cai.methods.soft_value_iteration import SoftValueIteration
 from cai.methods.solvers import Newton, ValueIteration
 from cai.methods.sum_product import SumProduct
 
 __all__ = [
+    "Flooding",
+    "LoopyBeliefPropagation",
     "MaxProduct",
     "Newton",
     "PolicyEvaluation",
+    "Residual",
     "SoftPolicyIteration",
     "SoftValueIteration",
     "SumProduct",

@@ -17,8 +17,8 @@ from cai.inference.posterior import Posterior
 from cai.inference.stats import Stats
 from cai.methods.tabular_method import AbstractTabularMethod
 from cai.ops.fixed_point import largest_finite
-from cai.ops.tree_messages import Collected, CollectPass
 from cai.ops.semirings import Semiring
+from cai.ops.tree_messages import Collected, CollectPass
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,8 @@
 """Where the nodes of a drawn factor graph stand.
 
 An unrolled trajectory runs in time, see `cai.graph.drawing.timeline`. Any other graph is laid out part by part: its
-variables, and its factors on three or more, by their distances along lines (of several starts the one with the fewest crossings),
-turned so that lines run along the page. The remaining factors are put in last, each near what it ties, see
+variables, and its factors on three or more, by their distances along lines (of several starts the one with the fewest
+crossings), turned so that lines run along the page. The remaining factors are put in last, each near what it ties, see
 `cai.graph.drawing.board`.
 
 Source: Kamada and Kawai 1989, An algorithm for drawing general undirected graphs.
