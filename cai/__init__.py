@@ -21,7 +21,7 @@ from cai.errors import (
     Unavailable,
 )
 from cai.factors import UniformPolicy
-from cai.graph import Evidence, Factor, FactorGraph, TrajectoryGraph, Variable, from_gym, load_model, models
+from cai.graph import Evidence, Factor, FactorGraph, TrajectoryGraph, Variable, from_gym, from_pyro, load_model, models
 from cai.inference import (
     AbstractCallback,
     AbstractMethod,
@@ -34,7 +34,14 @@ from cai.inference import (
     infer,
     load,
 )
-from cai.methods import MaxProduct, PolicyEvaluation, SoftPolicyIteration, SoftValueIteration, SumProduct
+from cai.methods import (
+    LoopyBeliefPropagation,
+    MaxProduct,
+    PolicyEvaluation,
+    SoftPolicyIteration,
+    SoftValueIteration,
+    SumProduct,
+)
 from cai.simulate import rollout
 
 __version__ = "0.1.0"
@@ -60,6 +67,7 @@ __all__ = [
     "Gap",
     "GridSpace",
     "IncompatibleMethod",
+    "LoopyBeliefPropagation",
     "MaxProduct",
     "NonFinite",
     "NotConverged",
@@ -77,6 +85,7 @@ __all__ = [
     "Variable",
     "factors",
     "from_gym",
+    "from_pyro",
     "infer",
     "load",
     "load_model",

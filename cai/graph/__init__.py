@@ -2,7 +2,18 @@
 
 from cai.graph.environments import from_gym
 from cai.graph.factor_graph import Factor, FactorGraph, Variable
+from cai.graph.from_pyro import from_pyro
 from cai.graph.library import load_model, models
 from cai.graph.trajectory_graph import Evidence, TrajectoryGraph
 
-__all__ = ["Evidence", "Factor", "FactorGraph", "TrajectoryGraph", "Variable", "from_gym", "load_model", "models"]
+__all__ = [
+    "Evidence",
+    "Factor",
+    "FactorGraph",
+    "TrajectoryGraph",
+    "Variable",
+    "from_gym",
+    "from_pyro",
+    "load_model",
+    "models",
+]

@@ -42,9 +42,11 @@ class LogSemiring:
         if not dims:
             return log_table
         table, dim = _as_one(log_table, dims)
-        if table.numel() <= _SMALL and not (table.requires_grad and torch.is_grad_enabled()):
-            return torch.logsumexp(table, dim)
-        return logsumexp(table, dim)
+        if table.requires_grad and torch.is_grad_enabled():
+            return logsumexp(table, dim)
+        if table.shape[dim] == 2:  # half the exponentials
+            return torch.logaddexp(*table.unbind(dim))
+        return torch.logsumexp(table, dim) if table.numel() <= _SMALL else logsumexp(table, dim)
 
 
 @dataclass(frozen=True)

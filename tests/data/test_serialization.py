@@ -19,6 +19,7 @@ import torch
 
 import cai
 from cai.data import serialization
+from cai.methods.loopy_belief_propagation import LoopyIterate
 from cai.ops.fixed_point import Iterate
 
 F = cai.factors
@@ -129,6 +130,12 @@ OBJECTS = {
     "SoftValueIteration": cai.SoftValueIteration(cai.methods.Newton(7), max_steps=3),
     "SoftPolicyIteration": cai.SoftPolicyIteration(max_steps=3),
     "PolicyEvaluation": cai.PolicyEvaluation(F.TabularPolicy(HALF[0]), temperature=0.0),
+    "LoopyBeliefPropagation": cai.LoopyBeliefPropagation(cai.ops.TropicalSemiring(), 0.5, max_steps=7),
+    "LogSemiring": cai.ops.LogSemiring(),
+    "TropicalSemiring": cai.ops.TropicalSemiring(),
+    "Flooding": cai.methods.Flooding(),
+    "Residual": cai.methods.Residual(0.3),
+    "LoopyIterate": LoopyIterate((torch.ones(2, 3), torch.zeros(4, 1)), 5, 0.25, True),
     "ValueIteration": cai.methods.ValueIteration(9),
     "Iterate": Iterate(torch.ones(3), 4, 0.5),
 }
@@ -163,6 +170,7 @@ def test_graph(temperature: Any, tmp_path: Path) -> None:
 def test_every_registered_class_is_tested() -> None:
     tested = {name.split()[0] for name in OBJECTS} | {"TrajectoryGraph", "TabularPosterior", "Messages", "Factor"}
     tested |= {"FixedDynamics", "PosteriorDynamics", "MostProbable"}  # parts of every posterior in conformance/
+    tested |= {"JunctionTreePosterior", "LoopyPosterior"}  # posteriors of factor graphs, in conformance/ too
     tested |= {"Pattern", "DenseTransitions", "SparseTransitions", "Newton"}  # parts of the objects above
     assert set(serialization._REGISTER) - tested == set()
 
