@@ -18,9 +18,9 @@ import torch
 from pyro.infer import TraceEnum_ELBO
 
 import cai
-from cai.methods.fixed_dynamics_guide import FixedDynamicsGuide
-from cai.methods.guides import AbstractFamily, Effort
-from cai.methods.mean_field_guide import MeanFieldGuide
+from cai.methods.guides.family import AbstractFamily, Effort
+from cai.methods.guides.fixed_dynamics import FixedDynamicsGuide
+from cai.methods.guides.mean_field import MeanFieldGuide
 
 
 def world(num_states: int, horizon: int) -> cai.TrajectoryGraph:

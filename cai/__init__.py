@@ -35,6 +35,7 @@ from cai.inference import (
     load,
 )
 from cai.methods import (
+    SVI,
     LoopyBeliefPropagation,
     MaxProduct,
     PolicyEvaluation,
@@ -55,6 +56,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "SVI",
     "AbstractCallback",
     "AbstractMethod",
     "Checkpoint",

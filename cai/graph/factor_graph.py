@@ -299,7 +299,7 @@ class FactorGraph:
 
     def to_pyro(self) -> Callable[[], None]:
         """Makes a Pyro program with the same joint density: one site a variable, one `pyro.factor` a factor."""
-        from cai.graph.pyro_program import factor_graph_program
+        from cai.graph.conversions import factor_graph_program
 
         return factor_graph_program(self)
 
@@ -315,7 +315,7 @@ class FactorGraph:
             FileNotFoundError: There is no such file.
             ValueError: The text is malformed; the message says where.
         """
-        from cai.graph.uai import parse_uai, read_text
+        from cai.graph.conversions import parse_uai, read_text
 
         return parse_uai(read_text(source, "model"), None if evidence is None else read_text(evidence, "evidence"))
 
@@ -332,7 +332,7 @@ class FactorGraph:
         Raises:
             ValueError: A graph that is no Bayesian network, to be written as one.
         """
-        from cai.graph.uai import evidence_text, uai_text
+        from cai.graph.conversions import evidence_text, uai_text
 
         text = uai_text(self, kind)
         if path is not None:

@@ -184,7 +184,7 @@ class TrajectoryGraph:
         Raises:
             ValueError: An infinite horizon, no tables, or temperature 0.
         """
-        from cai.graph.pyro_program import pyro_program
+        from cai.graph.conversions import pyro_program
 
         return pyro_program(self)
 

@@ -18,7 +18,7 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from cai.graph.pyro_trace import is_point
+from cai.graph.conversions.sites import is_point
 from cai.simulate.seeding import seeded
 
 #: What user code may raise where it was written for one trajectory and gets a batch of them.

@@ -13,9 +13,7 @@ from cai.data.serialization import serializable
 from cai.graph.latent import LatentFactors, latent_factors
 from cai.inference.factor_graph import FactorGraphPosterior
 from cai.ops.caching import grad_cached_property
-from cai.ops.decoding import decoded
-from cai.ops.factor_groups import group_factors
-from cai.ops.loopy import LoopyKernel, Messages
+from cai.ops.loopy import LoopyKernel, Messages, decoded, group_factors
 from cai.ops.semirings import Semiring, TropicalSemiring
 
 

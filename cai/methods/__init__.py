@@ -1,5 +1,6 @@
 """Inference routines, one a file. Each says which posterior it gives, what it needs and what it costs."""
 
+from cai.methods.guides import FixedDynamicsGuide, MeanFieldGuide
 from cai.methods.loopy_belief_propagation import LoopyBeliefPropagation
 from cai.methods.max_product import MaxProduct
 from cai.methods.policy_evaluation import PolicyEvaluation
@@ -8,11 +9,15 @@ from cai.methods.soft_policy_iteration import SoftPolicyIteration
 from cai.methods.soft_value_iteration import SoftValueIteration
 from cai.methods.solvers import Newton, ValueIteration
 from cai.methods.sum_product import SumProduct
+from cai.methods.svi import SVI
 
 __all__ = [
+    "SVI",
+    "FixedDynamicsGuide",
     "Flooding",
     "LoopyBeliefPropagation",
     "MaxProduct",
+    "MeanFieldGuide",
     "Newton",
     "PolicyEvaluation",
     "Residual",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cai.errors import NonFinite
-from cai.methods.guides import AbstractFamily
+from cai.methods.guides.family import AbstractFamily
 
 
 class Climber:

@@ -36,10 +36,15 @@ from cai.inference.method import AbstractMethod, Progress
 from cai.inference.posterior import Posterior
 from cai.inference.stats import Stats
 from cai.methods.climber import Climber
-from cai.methods.fixed_dynamics_guide import FixedDynamicsGuide
-from cai.methods.guides import AbstractFamily, AbstractGuide, Effort
-from cai.methods.mean_field_guide import MeanFieldGuide
-from cai.methods.program_guide import ProgramGuide, is_autoguide
+from cai.methods.guides import (
+    AbstractFamily,
+    AbstractGuide,
+    Effort,
+    FixedDynamicsGuide,
+    MeanFieldGuide,
+    ProgramGuide,
+    is_autoguide,
+)
 from cai.ops.threads import threads_for
 from cai.simulate.seeding import seeded
 

@@ -261,8 +261,9 @@ def policy_costs(tables: Tables, policy: Tensor) -> Tensor:
         tables: The world; its prior is mu.
         policy: `[1 or T, S, A]`, probabilities.
     """
-    ratio = safe_log(policy) - safe_log(tables.priors)
-    return tables.temperature * torch.where(policy > 0, policy * ratio, 0.0).sum(-1)
+    taken = policy > 0  # elsewhere no logarithm enters: 0 (-inf - -inf) has no gradient
+    ratio = torch.where(taken, safe_log(policy) - torch.where(taken, safe_log(tables.priors), 0.0), 0.0)
+    return tables.temperature * (policy * ratio).sum(-1)
 
 
 def log_spectral_radius(tables: Tables, reading: Reading, *, max_steps: int = 5_000) -> float:

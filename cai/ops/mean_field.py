@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cai.ops.factor_groups import FactorGroups
+from cai.ops.loopy import FactorGroups
 
 
 def mean_field_bound(factors: FactorGroups, log_q: Sequence[Tensor]) -> Tensor:

@@ -20,6 +20,7 @@ def seeded(seed: int | None, device: torch.device | str = "cpu") -> Iterator[tor
     device = torch.device(device)
     generator = torch.Generator(device)
     generator.seed() if seed is None else generator.manual_seed(operator.index(seed))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []  # the seed goes to all of them
+    with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(generator.initial_seed())
         yield generator

@@ -20,6 +20,7 @@ import torch
 import cai
 from cai.data import serialization
 from cai.methods.loopy_belief_propagation import LoopyIterate
+from cai.methods.svi import SVIIterate
 from cai.ops.fixed_point import Iterate
 
 F = cai.factors
@@ -135,6 +136,10 @@ OBJECTS = {
     "TropicalSemiring": cai.ops.TropicalSemiring(),
     "Flooding": cai.methods.Flooding(),
     "Residual": cai.methods.Residual(0.3),
+    "SVI": cai.SVI(num_steps=7, decay=0.5),
+    "MeanFieldGuide": cai.methods.MeanFieldGuide(),
+    "FixedDynamicsGuide": cai.methods.FixedDynamicsGuide(),
+    "SVIIterate": SVIIterate(3, torch.ones(2), 0.1, {"q": torch.zeros(2)}, {"q": {"step": torch.tensor(2.0)}}),
     "LoopyIterate": LoopyIterate((torch.ones(2, 3), torch.zeros(4, 1)), 5, 0.25, True),
     "ValueIteration": cai.methods.ValueIteration(9),
     "Iterate": Iterate(torch.ones(3), 4, 0.5),
@@ -170,7 +175,8 @@ def test_graph(temperature: Any, tmp_path: Path) -> None:
 def test_every_registered_class_is_tested() -> None:
     tested = {name.split()[0] for name in OBJECTS} | {"TrajectoryGraph", "TabularPosterior", "Messages", "Factor"}
     tested |= {"FixedDynamics", "PosteriorDynamics", "MostProbable"}  # parts of every posterior in conformance/
-    tested |= {"JunctionTreePosterior", "LoopyPosterior"}  # posteriors of factor graphs, in conformance/ too
+    tested |= {"JunctionTreePosterior", "LoopyPosterior", "MeanFieldPosterior"}  # in conformance/ too
+    tested |= {"PlanPosterior"}  # in methods/test_svi.py
     tested |= {"Pattern", "DenseTransitions", "SparseTransitions", "Newton"}  # parts of the objects above
     assert set(serialization._REGISTER) - tested == set()
 

@@ -18,8 +18,8 @@ from pyro import poutine
 from pyro.infer import TraceEnum_ELBO, config_enumerate
 from torch import Tensor
 
+from cai.graph.conversions.from_programs import from_pyro
 from cai.graph.factor_graph import FactorGraph
-from cai.graph.from_pyro import from_pyro
 
 Program = Callable[..., Any]
 Layout = Callable[[Tensor], Tensor]

@@ -18,7 +18,7 @@ from pyro.infer.autoguide import AutoMultivariateNormal
 from torch import Tensor
 
 import cai
-from cai.graph.from_pyro import from_pyro
+from cai.graph.conversions.from_programs import from_pyro
 from tests import graph_oracles, oracles
 from tests.laws.build import graph_of
 

@@ -241,7 +241,7 @@ def test_what_cannot_be_written_out(form: str) -> None:
     for changes, message in (
         ({"horizon": None, "discount": 0.9}, f"{form}: needs a finite horizon"),
         ({"temperature": 0.0}, f"{form}: at temperature 0 the optimality has no density"),
-        ({"dynamics": None}, f"{form}: needs tabular dynamics, the graph's is NoneType"),
+        ({"dynamics": None}, f"{form}: .*dynamics.*NoneType"),
     ):
         with pytest.raises(ValueError, match=message):
             getattr(graph(**changes), form)()

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from cai import Factor, FactorGraph, Variable
-from cai.graph.uai import evidence_text, parse_evidence, parse_uai, read_text, uai_text
+from cai.graph.conversions.uai import evidence_text, parse_evidence, parse_uai, read_text, uai_text
 
 # The density of every assignment by hand: f(x0, x1) g(x1) and the constant 4.
 MARKOV = """

@@ -21,9 +21,9 @@ from torch import Tensor
 import cai
 from cai.errors import NotConverged
 from cai.methods import svi as svi_module
-from cai.methods.fixed_dynamics_guide import FixedDynamicsGuide
-from cai.methods.guides import Effort
-from cai.methods.mean_field_guide import MeanFieldGuide
+from cai.methods.guides.family import Effort
+from cai.methods.guides.fixed_dynamics import FixedDynamicsGuide
+from cai.methods.guides.mean_field import MeanFieldGuide
 from cai.methods.svi import SVI
 from tests import graph_oracles, oracles
 from tests.graph.test_to_pyro import chain, cost, exact_chain

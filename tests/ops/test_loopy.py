@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cai.ops import contractions
-from cai.ops.contractions import Exponentiated, InLogs, Linear, Watched, contraction
-from cai.ops.decoding import decoded
-from cai.ops.factor_groups import FactorGroups, group_factors
-from cai.ops.loopy import LoopyKernel, Messages
-from cai.ops.message_space import LogSpace, ProbabilitySpace
+from cai.ops.loopy import contractions
+from cai.ops.loopy.contractions import Exponentiated, InLogs, Linear, Watched, contraction
+from cai.ops.loopy.decoding import decoded
+from cai.ops.loopy.factor_groups import FactorGroups, group_factors
+from cai.ops.loopy.kernel import LoopyKernel, Messages
+from cai.ops.loopy.message_space import LogSpace, ProbabilitySpace
 from cai.ops.semirings import LogSemiring, TropicalSemiring
 
 Array = np.ndarray
@@ -320,7 +320,7 @@ def test_one_table_for_all_gives_what_separate_tables_give(damping: float, monke
     scopes = ((0, 2), (2, 5), (5, 0), (1,))
     tables = [tables_of(((0, 2),))[0]] * 3 + tables_of(((1,),))
     shared = kernel_of(scopes, tables, damping=damping)
-    monkeypatch.setattr("cai.ops.factor_groups._SHARED", 2.0)
+    monkeypatch.setattr("cai.ops.loopy.factor_groups._SHARED", 2.0)
     apart = kernel_of(scopes, tables, damping=damping)
     assert (shared.factors.groups[0].log_table.shape, apart.factors.groups[0].log_table.shape) == ((2, 2, 1), (2, 2, 3))
     for ours, theirs in zip(beliefs(shared, swept(shared, 6)), beliefs(apart, swept(apart, 6)), strict=True):
@@ -332,7 +332,7 @@ def test_order_of_messages_does_not_depend_on_the_groups(monkeypatch: pytest.Mon
     table = tables_of(((0, 2),))[0]
     tables = [table, tables_of(((1, 4),))[0], table * 2, table, tables_of(((3, 1, 2),))[0]]
     one = kernel_of(scopes, tables)
-    monkeypatch.setattr("cai.ops.factor_groups._SHARED", 2.0)
+    monkeypatch.setattr("cai.ops.loopy.factor_groups._SHARED", 2.0)
     other = kernel_of(scopes, tables)
     assert len(one.factors.groups) != len(other.factors.groups)
     messages = swept(one, 3)

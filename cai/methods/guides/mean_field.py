@@ -27,8 +27,8 @@ from cai.graph.latent import latent_factors
 from cai.inference.guided import Store
 from cai.inference.stats import Stats
 from cai.inference.variational import MeanFieldPosterior
-from cai.methods.guides import AbstractFamily, AbstractGuide, Effort
-from cai.ops.factor_groups import group_factors
+from cai.methods.guides.family import AbstractFamily, AbstractGuide, Effort
+from cai.ops.loopy.factor_groups import group_factors
 from cai.ops.mean_field import forbidden_member, mean_field_bound, possible_values
 from cai.simulate.seeding import seeded
 

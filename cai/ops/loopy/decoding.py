@@ -18,8 +18,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from cai.ops.factor_groups import FactorGroups
-from cai.ops.loopy import LoopyKernel, Messages
+from cai.ops.loopy.factor_groups import FactorGroups
+from cai.ops.loopy.kernel import LoopyKernel, Messages
 
 #: Log beliefs nearer to each other than this, nats, are a tie: they differ by rounding.
 _TIE = 1e-9

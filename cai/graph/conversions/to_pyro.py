@@ -1,8 +1,8 @@
 """Graphs as Pyro programs: the same joint density, for Pyro's own inference.
 
 A tabular trajectory graph becomes a chain of discrete sites, one with callable factors a chain of whatever these
-return (`cai.graph.pyro_callables`), and a factor graph one site a variable, in an order that keeps the variables of
-each factor close together, so that `pyro.markov` can give tensor dimensions away. Sites are marked for enumeration;
+return (`cai.graph.conversions.callables`), and a factor graph one site a variable, in an order that keeps the variables
+of each factor close together, so that `pyro.markov` can give tensor dimensions away. Sites are marked for enumeration;
 Pyro's loses what lies some 36 nats below the best path.
 """
 
@@ -23,7 +23,7 @@ from pyro.poutine.runtime import _PYRO_STACK, InferDict
 from torch import Tensor
 
 from cai.factors.protocols import TabulatedDynamics
-from cai.graph.pyro_callables import callable_program
+from cai.graph.conversions.callables import callable_program
 from cai.graph.unrolling import finite_tables, padded_initial, padded_terminal, step_log_tables
 from cai.ops.logspace import logsumexp
 

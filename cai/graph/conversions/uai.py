@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 
 from cai.factors.checks import index_of_first
+from cai.graph.conversions.words import Words
 from cai.graph.factor_graph import Factor, FactorGraph, Variable
-from cai.graph.words import Words
 from cai.ops.logspace import safe_log
 
 #: How far a row of a BAYES table may be from one: published files are rounded to a few digits.

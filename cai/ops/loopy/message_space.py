@@ -14,9 +14,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cai.ops.contractions import Contraction, Linear, contraction
-from cai.ops.factor_groups import Variables
 from cai.ops.logspace import NEG_INF, finite
+from cai.ops.loopy.contractions import Contraction, Linear, contraction
+from cai.ops.loopy.factor_groups import Variables
 from cai.ops.semirings import Semiring
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from cai.factors.policy import FlatPrior
 from cai.factors.protocols import Stepped
-from cai.graph.pyro_trace import aside, is_point
+from cai.graph.conversions.sites import aside, is_point
 
 if TYPE_CHECKING:
     from cai.graph.trajectory_graph import TrajectoryGraph

@@ -24,7 +24,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from cai.graph.pyro_density import exact_log_prob
+from cai.graph.conversions.densities import exact_log_prob
 
 #: What torch and Pyro raise where a program cannot take many values at once.
 _FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)

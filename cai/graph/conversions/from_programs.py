@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cai.graph.conversions.sites import Site, aside, explored, run
 from cai.graph.factor_graph import Factor, FactorGraph, Variable
-from cai.graph.pyro_trace import Site, aside, explored, run
 from cai.graph.unrolling import MAX_ENTRIES
 
 #: A joint table of up to this many entries could be held whole; then each site has a dimension of its own, as in Pyro.

@@ -24,7 +24,7 @@ import torch
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from cai.ops.merging import Scope, alike_as_one, merged_into_wider
+from cai.ops.loopy.merging import Scope, alike_as_one, merged_into_wider
 
 #: A table of more entries is a group of its own: a copy would cost more than a loop.
 _LARGE = 2**16

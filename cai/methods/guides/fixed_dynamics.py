@@ -34,7 +34,7 @@ from cai.inference.engine import infer
 from cai.inference.guided import Store
 from cai.inference.stats import Stats
 from cai.inference.tabular import TabularPosterior
-from cai.methods.guides import AbstractFamily, AbstractGuide, Effort
+from cai.methods.guides.family import AbstractFamily, AbstractGuide, Effort
 from cai.methods.policy_evaluation import PolicyEvaluation
 from cai.ops.fixed_point import Stationary
 from cai.ops.logspace import safe_log

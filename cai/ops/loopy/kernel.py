@@ -28,10 +28,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from cai.ops.contractions import Contraction, contraction, exponent_range, finite_span, with_top_at_zero
-from cai.ops.factor_groups import FactorGroups
 from cai.ops.logspace import logsumexp
-from cai.ops.message_space import LogSpace, MessageSpace, ProbabilitySpace
+from cai.ops.loopy.contractions import Contraction, contraction, exponent_range, finite_span, with_top_at_zero
+from cai.ops.loopy.factor_groups import FactorGroups
+from cai.ops.loopy.message_space import LogSpace, MessageSpace, ProbabilitySpace
 from cai.ops.semirings import LogSemiring, Semiring
 
 #: One tensor `[c, E]` a cardinality: a column a pair (factor, variable).

@@ -22,7 +22,7 @@ from cai.graph.trajectory_graph import TrajectoryGraph
 from cai.inference.guided import GuidedProgram, guided_program
 from cai.inference.stats import Stats
 from cai.inference.variational import PlanPosterior, states_and_actions
-from cai.methods.guides import AbstractFamily, AbstractGuide, Effort
+from cai.methods.guides.family import AbstractFamily, AbstractGuide, Effort
 from cai.ops.threads import SMALL
 
 
