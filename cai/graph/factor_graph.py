@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numbers
+import operator
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, reduce
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import networkx
@@ -38,7 +40,13 @@ class Variable:
     cardinality: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.cardinality, numbers.Integral) or self.cardinality < 1:
+        if not isinstance(self.name, str):
+            raise ValueError(f"variable {self.name!r}: the name must be a string")
+        if (
+            not isinstance(self.cardinality, numbers.Integral)
+            or isinstance(self.cardinality, bool)
+            or self.cardinality < 1
+        ):
             raise ValueError(f"variable {self.name!r}: cardinality must be a whole number >= 1, got {self.cardinality}")
 
 
@@ -77,7 +85,7 @@ class Factor:
 
 
 @serializable
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FactorGraph:
     """Variables, factors tied to them, and what is observed.
 
@@ -99,8 +107,8 @@ class FactorGraph:
     trajectory: TrajectoryGraph | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "variables", tuple(self.variables))
-        object.__setattr__(self, "factors", tuple(self.factors))
+        object.__setattr__(self, "variables", _all_of(Variable, self.variables, "variables"))
+        object.__setattr__(self, "factors", _all_of(Factor, self.factors, "factors"))
         object.__setattr__(self, "evidence", dict(self.evidence))
         cardinalities = self.cardinalities
         if len(cardinalities) != len(self.variables):
@@ -119,8 +127,11 @@ class FactorGraph:
         for name, value in self.evidence.items():
             if name not in cardinalities:
                 raise ValueError(f"evidence: there is no variable {name!r}")
-            if not isinstance(value, numbers.Integral) or not 0 <= value < cardinalities[name]:
-                raise ValueError(f"evidence: {name!r} = {value} is not a whole number in 0..{cardinalities[name] - 1}")
+            self.evidence[name] = _value_of(name, value, cardinalities[name])  # type: ignore[index]
+
+    def __repr__(self) -> str:
+        observed = f", observed: {', '.join(self.evidence)}" if self.evidence else ""
+        return f"FactorGraph({len(self.variables)} variables, {len(self.factors)} factors{observed})"
 
     @cached_property
     def cardinalities(self) -> dict[str, int]:
@@ -160,6 +171,8 @@ class FactorGraph:
             ValueError: An unknown variable, or two of the same name.
         """
         known = self.cardinalities
+        if not isinstance(names, Mapping) and not callable(names):
+            raise ValueError(f"rename: expected a mapping or a function from old names to new ones, got {names!r}")
         if isinstance(names, Mapping):
             unknown = sorted(set(names) - set(known))
             if unknown:
@@ -195,7 +208,9 @@ class FactorGraph:
             self.trajectory if other.trajectory is None else other.trajectory,
         )
 
-    def add_visits(self, name: str, states: Collection[int] | int, along: Sequence[str] | None = None) -> FactorGraph:
+    def add_visits(
+        self, name: str, states: Iterable[int] | int | Tensor, along: Sequence[str] | None = None
+    ) -> FactorGraph:
         """Adds a memory: binary variables name0, name1, ... that say whether one of `states` was visited by then.
 
             name_t = 1  iff  some of s_0, ..., s_t lies in `states`
@@ -205,7 +220,7 @@ class FactorGraph:
 
         Args:
             name: What to call the memory.
-            states: The states to remember, or one.
+            states: The states to remember, one of them, or a mask, bool `[S]`.
             along: The variables to watch, in order of time; by default s0, s1, ... of an unrolled trajectory.
 
         Raises:
@@ -261,10 +276,12 @@ class FactorGraph:
             name: state_index(value, cardinalities[name], name).to(self.like.device) for name, value in full.items()
         }
 
-    @property
+    @cached_property
     def like(self) -> Tensor:
-        """A 0-dim zero of the dtype and device of the first factor's table."""
-        return self.factors[0].log_table.new_zeros(()) if self.factors else torch.zeros((), dtype=torch.float64)
+        """A 0-dim zero of the widest dtype of the factors' tables, on their device; float64 where there are none."""
+        tables = [factor.log_table for factor in self.factors]
+        dtype = reduce(torch.promote_types, (table.dtype for table in tables)) if tables else torch.float64
+        return torch.zeros((), dtype=dtype, device=tables[0].device if tables else None)
 
     def junction_tree(self) -> JunctionTree:
         """Plans exact inference without doing it: the cliques of the best elimination order found.
@@ -337,8 +354,9 @@ class FactorGraph:
         text = uai_text(self, kind)
         if path is not None:
             write_atomically(path, text.encode())
-            if self.evidence:
-                write_atomically(f"{os.fspath(path)}.evid", evidence_text(self).encode())
+            beside = Path(f"{os.fspath(path)}.evid")
+            if self.evidence or beside.exists():  # what an earlier graph left there would be read with this one
+                write_atomically(beside, evidence_text(self).encode())
         return text
 
     def draw(self, ax: Axes | None = None) -> Axes:
@@ -353,3 +371,22 @@ class FactorGraph:
         from cai.graph.drawing import draw_factor_graph
 
         return draw_factor_graph(self, ax)
+
+
+def _all_of(kind: type, given: Any, what: str) -> tuple:
+    found = tuple(given)
+    for item in found:
+        if not isinstance(item, kind):
+            raise ValueError(f"FactorGraph: {what} must be {kind.__name__}s, one by one, got {item!r}")
+    return found
+
+
+def _value_of(name: str, value: Any, size: int) -> int:
+    """Reads an observed value: a whole number of any kind, a 0-dim tensor among them."""
+    try:
+        index = operator.index(value)
+    except TypeError:
+        index = -1
+    if not 0 <= index < size:
+        raise ValueError(f"evidence: {name!r} = {value} is not a whole number in 0..{size - 1}")
+    return index

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -58,11 +58,9 @@ def latent_factors(graph: FactorGraph) -> LatentFactors:
     """
     latent = [variable for variable in graph.variables if variable.name not in graph.evidence]
     number = {variable.name: place for place, variable in enumerate(latent)}
-    of_tables = (factor.log_table.dtype for factor in graph.factors)
-    dtype = reduce(torch.promote_types, of_tables) if graph.factors else torch.float64
     tables = []
     for factor in graph.factors:
-        table = factor.log_table if factor.log_table.dtype == dtype else factor.log_table.to(dtype)
+        table = factor.log_table.to(graph.like.dtype)
         if any(name in graph.evidence for name in factor.variables):
             table = table[tuple(graph.evidence.get(name, slice(None)) for name in factor.variables)]
         tables.append(table)

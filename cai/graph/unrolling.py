@@ -58,10 +58,7 @@ def finite_tables(graph: TrajectoryGraph, what: str) -> Tables:
     """
     if not isinstance(graph.dynamics, TabulatedDynamics):
         raise ValueError(f"{what}: needs tabular dynamics, the graph's is {type(graph.dynamics).__name__}")
-    if graph.horizon is None:
-        raise ValueError(f"{what}: needs a finite horizon; give one with graph.replace(horizon=...)")
-    if not graph.temperature:
-        raise ValueError(f"{what}: at temperature 0 the optimality has no density; give a positive temperature")
+    need_density(graph, what)
     entries = graph.dynamics.num_states**2 * graph.dynamics.num_actions
     if entries > MAX_ENTRIES:
         raise ValueError(
@@ -69,6 +66,14 @@ def finite_tables(graph: TrajectoryGraph, what: str) -> Tables:
             f"({entries * 8 / 2**30:.1f} GiB); the limit is {MAX_ENTRIES:,}"
         )
     return tabulate(graph)
+
+
+def need_density(graph: TrajectoryGraph, what: str) -> None:
+    """Raises ValueError at an infinite horizon or temperature 0: there is no density to write out over time."""
+    if graph.horizon is None:
+        raise ValueError(f"{what}: needs a finite horizon; give one with graph.replace(horizon=...)")
+    if not graph.temperature:
+        raise ValueError(f"{what}: at temperature 0 the optimality has no density; give a positive temperature")
 
 
 def padded_initial(tables: Tables) -> Tensor:

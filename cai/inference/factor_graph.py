@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ import torch
 from torch import Tensor
 
 from cai.data.trajectories import Trajectories
-from cai.errors import Unavailable
+from cai.errors import IncompatibleMethod, Unavailable
 from cai.factors.checks import state_index
 from cai.graph.factor_graph import FactorGraph
 from cai.graph.tabulate import tabulate
 from cai.inference.posterior import Posterior
 from cai.ops.caching import grad_cached_property
+from cai.ops.semirings import aligned
 from cai.ops.tables import Tables
 from cai.simulate.chains import episodes_of
 
@@ -30,6 +32,10 @@ class FactorGraphPosterior(Posterior):
     """
 
     graph: FactorGraph
+
+    def __repr__(self) -> str:
+        log_evidence = float(self.log_evidence.detach())
+        return f"{type(self).__name__}({self.graph!r}, {self.method!r}, log_evidence={log_evidence:.6g})"
 
     @abstractmethod
     def marginal(self, *names: str) -> Tensor:
@@ -112,10 +118,7 @@ class FactorGraphPosterior(Posterior):
         trajectory = self._trajectory("sample_trajectories")
         if trajectory.discount < 1.0:
             self._unavailable("sample_trajectories", ": under a discount an episode may end between two states")
-        drawn = self.sample(num, seed)
-        states = torch.stack([drawn[f"s{t}"] for t in range(trajectory.horizon + 1)], 1)
-        actions = torch.stack([drawn[f"a{t}"] for t in range(trajectory.horizon)], 1)
-        return episodes_of(self._tables, states, actions)
+        return episodes_of(self._tables, *states_and_actions(self.sample(num, seed), trajectory.horizon))
 
     def _trajectory(self, what: str) -> Any:
         if self.graph.trajectory is None:
@@ -147,6 +150,8 @@ class FactorGraphPosterior(Posterior):
     def _checked(self, names: tuple[str, ...]) -> tuple[str, ...]:
         known = self.graph.cardinalities
         for name in names:
+            if not isinstance(name, str):
+                raise ValueError(f"marginal: expected names one by one, such as marginal('a', 'b'), got {name!r}")
             if name not in known:
                 raise ValueError(f"marginal: there is no variable {name!r}")
             if names.count(name) > 1:
@@ -157,9 +162,56 @@ class FactorGraphPosterior(Posterior):
         """Puts the observed variables' certainty beside a table on the latent ones, both in the order of `names`."""
         for place, name in enumerate(names):
             if name in self.graph.evidence:
-                certain = of_latent.new_zeros(self.graph.cardinalities[name])
-                certain[self.graph.evidence[name]] = 1.0
-                shape = [1] * (of_latent.dim() + 1)
-                shape[place] = -1
-                of_latent = of_latent.unsqueeze(place) * certain.reshape(shape)
+                certain = self._certain((name,), self.graph.evidence, of_latent)
+                of_latent = of_latent.unsqueeze(place) * aligned(certain, [place], of_latent.dim() + 1)
         return of_latent
+
+    def _certain(self, names: tuple[str, ...], values: Mapping[str, int], like: Tensor) -> Tensor:
+        """Gives the joint distribution of variables whose values are certain, one dimension a name."""
+        certain = like.new_zeros([self.graph.cardinalities[name] for name in names])
+        certain[tuple(values[name] for name in names)] = 1.0
+        return certain
+
+    def _with_evidence(self, values: Mapping[str, Any], num: int | None = None) -> dict[str, Any]:
+        """Adds the observed variables to a value, or `num` draws, of each latent one; in the graph's order."""
+        known: Mapping[str, Any] = self.graph.evidence
+        if num is not None:
+            known = {name: torch.full((num,), value, device=self.log_evidence.device) for name, value in known.items()}
+        full = {**known, **values}
+        return {variable.name: full[variable.name] for variable in self.graph.variables}
+
+    def _log_density(self, assignment: Any) -> Tensor:
+        """Computes the graph's log-density, not normalised, of what should be an assignment, nats."""
+        if not isinstance(assignment, Mapping):  # Trajectories, as of other posteriors
+            raise ValueError(
+                f"log_prob: expected a mapping from names of variables to values, got {type(assignment).__name__}"
+            )
+        return self.graph.log_density(assignment)
+
+
+def states_and_actions(values: Mapping[str, Tensor], horizon: int) -> tuple[Tensor, Tensor]:
+    """Stacks draws `[N, ...]` of s0, a0, s1, ... to states `[N, T + 1, ...]` and actions `[N, T, ...]`."""
+    states = torch.stack([values[f"s{t}"] for t in range(horizon + 1)], 1)
+    return states, torch.stack([values[f"a{t}"] for t in range(horizon)], 1)
+
+
+def num_draws(num: int, length: int | None) -> int:
+    """Checks what `sample` of a factor graph is asked for.
+
+    Raises:
+        ValueError: A length, or anything but a whole number of at least 1.
+    """
+    if length is not None:
+        raise ValueError("sample: assignments have no length; sample_trajectories gives trajectories")
+    if isinstance(num, bool) or not isinstance(num, numbers.Integral) or num < 1:
+        raise ValueError(f"sample: the number of draws must be a whole number of at least 1, got {num!r}")
+    return int(num)
+
+
+def need_support(possible: bool) -> None:
+    """Raises `IncompatibleMethod` where no assignment is possible."""
+    if not possible:
+        raise IncompatibleMethod(
+            "the evidence has probability zero: no assignment of this graph's variables agrees with it and with every "
+            "factor"
+        )

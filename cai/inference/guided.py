@@ -18,11 +18,9 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from cai.graph.conversions.sites import is_point
+from cai.graph.conversions.sites import FAILURES, PYRO_LOCK, is_point
 from cai.simulate.seeding import seeded
 
-#: What user code may raise where it was written for one trajectory and gets a batch of them.
-_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _PLATE = "cai_particles"
 
 
@@ -39,13 +37,18 @@ class Store:
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Puts these parameters in the place of the global ones."""
-        with pyro.get_param_store().scope(self.state):
+        with PYRO_LOCK, pyro.get_param_store().scope(self.state):
             yield
 
     @property
     def params(self) -> dict[str, Tensor]:
         """The unconstrained parameters: the leaves that an optimiser changes."""
         return self.state["params"]
+
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return next((param.device for param in self.params.values()), torch.device("cpu"))
 
     def values(self) -> dict[str, Tensor]:
         """Copies the unconstrained parameters."""
@@ -101,11 +104,6 @@ class GuidedProgram:
     broadcasts: bool
     is_random: bool
 
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters lie."""
-        return next((param.device for param in self.store.params.values()), torch.device("cpu"))
-
     def draw(self, num: int, seed: int | None) -> Particles:
         """Draws particles.
 
@@ -113,10 +111,11 @@ class GuidedProgram:
             num: Number of particles N.
             seed: The seed; None takes fresh entropy.
         """
-        with self.store.opened(), seeded(seed, self.device), torch.no_grad():
+        with self.store.opened(), seeded(seed, self.store.device), torch.no_grad():
             if self.broadcasts:
-                return _draw(self.model, self.guide, num, self.nesting)
-            singles = [_draw(self.model, self.guide, 1, self.nesting, plate=False) for _ in range(num)]
+                model, guide = (_in_plate(program, num, self.nesting) for program in (self.model, self.guide))
+                return _draw(model, guide, num, self.nesting)
+            singles = [_draw(self.model, self.guide, 1, self.nesting) for _ in range(num)]
         return Particles(
             {name: torch.cat([single.values[name] for single in singles]) for name in singles[0].values},
             {name: torch.cat([single.log_factors[name] for single in singles]) for name in singles[0].log_factors},
@@ -154,11 +153,8 @@ def _in_plate(program: Callable[[], Any], num: int, nesting: int) -> Callable[[]
     return batch
 
 
-def _draw(
-    model: Callable[[], Any], guide: Callable[[], Any], num: int, nesting: int, *, plate: bool = True
-) -> Particles:
-    if plate:
-        model, guide = _in_plate(model, num, nesting), _in_plate(guide, num, nesting)
+def _draw(model: Callable[[], Any], guide: Callable[[], Any], num: int, nesting: int) -> Particles:
+    """Runs guide and program once, in a plate of `num` particles or alone."""
     guide_trace = poutine.trace(guide).get_trace()
     model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace()
     densities = [_densities(trace, num, nesting) for trace in (model_trace, guide_trace)]
@@ -210,7 +206,7 @@ def _broadcasts(model: Callable[[], Any], guide: Callable[[], Any], nesting: int
         replayed = poutine.replay(_in_plate(model, 2, nesting), trace=guide_trace)
         pairs = [(model, poutine.trace(replayed).get_trace()), (guide, guide_trace)]
         return all(_as_if_alone(program, trace, nesting) for program, trace in pairs)
-    except _FAILURES:
+    except FAILURES:
         return False
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,7 @@ from torch import Tensor
 from cai.data.serialization import serializable
 from cai.errors import IncompatibleMethod
 from cai.graph.latent import LatentFactors, latent_factors
-from cai.inference.factor_graph import FactorGraphPosterior
+from cai.inference.factor_graph import FactorGraphPosterior, num_draws
 from cai.ops.elimination import JunctionTree, junction_tree
 from cai.ops.memory import GIB, available_bytes
 from cai.ops.semirings import LogSemiring, TropicalSemiring
@@ -27,7 +26,7 @@ for _class in (LogSemiring, TropicalSemiring):
 
 
 @serializable
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class JunctionTreePosterior(FactorGraphPosterior):
     """The exact answer to a discrete factor graph: a junction tree, calibrated when marginals are asked for.
 
@@ -76,13 +75,10 @@ class JunctionTreePosterior(FactorGraphPosterior):
         if self._is_mode:
             sizes = [self.graph.cardinalities[name] for name in names]
             need_memory(math.prod(sizes), self.factors.like, self.method, "this marginal")
-            certain = self.collected.log_total.new_zeros(sizes)
-            certain[tuple(self._mode[name] for name in names)] = 1.0
-            return certain
+            return self._certain(names, self._mode, self.collected.log_total)
         variables = [self.factors.numbers[name] for name in latent]
         belief = self._belief(variables)
-        probs = torch.softmax(belief.flatten(), 0).reshape(belief.shape) if belief.dim() != 1 else belief.softmax(0)
-        return probs if len(latent) == len(names) else self._with_observed(names, probs)
+        return self._with_observed(names, torch.softmax(belief.flatten(), 0).reshape(belief.shape))
 
     def _belief(self, variables: list[int]) -> Tensor:
         if not variables:
@@ -105,29 +101,24 @@ class JunctionTreePosterior(FactorGraphPosterior):
     @cached_property
     def _mode(self) -> dict[str, int]:
         best = self.collected.best()
-        return self._in_order({self.factors.names[number]: int(value) for number, value in best.items()})
+        return self._with_evidence({self.factors.names[number]: int(value) for number, value in best.items()})
 
     def sample(  # type: ignore[override]
         self, num: int, seed: int | None = None, length: int | None = None
     ) -> dict[str, Tensor]:
         """Draws assignments from the joint; see `FactorGraphPosterior.sample`."""
-        num = _checked_number(num, length)
+        num = num_draws(num, length)
         device = self.collected.log_total.device
         if self._is_mode:
             return {name: torch.full((num,), value, device=device) for name, value in self._mode.items()}
         with seeded(seed, device) as generator:
             drawn = self.collected.sample(num, generator)
         named: dict[str, Any] = {self.factors.names[number]: value for number, value in drawn.items()}
-        known = {name: torch.full((num,), value, device=device) for name, value in self.graph.evidence.items()}
-        return self._in_order(named | known)
+        return self._with_evidence(named, num)
 
     def log_prob(self, assignment: Mapping[str, Any]) -> Tensor:  # type: ignore[override]
         """Gives log p(x | evidence), nats; see `FactorGraphPosterior.log_prob`."""
-        if not isinstance(assignment, Mapping):  # Trajectories, as of other posteriors
-            raise ValueError(
-                f"log_prob: expected a mapping from names of variables to values, got {type(assignment).__name__}"
-            )
-        log_density = self.graph.log_density(assignment)
+        log_density = self._log_density(assignment)
         if not self._is_mode:
             return log_density - self.collected.log_total
         mode = torch.tensor(0.0)
@@ -136,10 +127,6 @@ class JunctionTreePosterior(FactorGraphPosterior):
                 same = torch.as_tensor(assignment[name], device=log_density.device) == value
                 mode = torch.where(same, mode.to(log_density), -torch.inf)
         return mode.expand(log_density.shape)
-
-    def _in_order(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        full = {**self.graph.evidence, **values}
-        return {variable.name: full[variable.name] for variable in self.graph.variables}
 
 
 def fitting_tree(scopes: Sequence[Sequence[int]], factors: LatentFactors, method: Any) -> JunctionTree:
@@ -165,11 +152,3 @@ def need_memory(num_entries: int, like: Tensor, method: Any, what: str) -> None:
             "used (max_memory=); LoopyBeliefPropagation approximates graphs of any width, and evidence, fewer "
             "variables or smaller factors make this one narrower"
         )
-
-
-def _checked_number(num: int, length: int | None) -> int:
-    if length is not None:
-        raise ValueError("sample: assignments have no length; sample_trajectories gives trajectories")
-    if isinstance(num, bool) or not isinstance(num, numbers.Integral) or num < 1:
-        raise ValueError(f"sample: the number of draws must be a whole number of at least 1, got {num!r}")
-    return int(num)

@@ -29,7 +29,7 @@ def loopy_kernel(factors: LatentFactors, semiring: Semiring, damping: float) -> 
 
 
 @serializable
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LoopyPosterior(FactorGraphPosterior):
     """The beliefs of loopy belief propagation: exact on a forest, estimates on any other graph.
 
@@ -105,18 +105,26 @@ class LoopyPosterior(FactorGraphPosterior):
         """
         latent = [name for name in self._checked(names) if name not in self.graph.evidence]
         if self.is_bound:
-            certain = self.factors.like.new_zeros([self.graph.cardinalities[name] for name in names])
-            certain[tuple(self._mode[name] for name in names)] = 1.0
-            return certain
+            return self._certain(names, self._mode, self.factors.like)
         if not latent:
             return self._with_observed(names, self.factors.like.new_ones(()))
         belief = self.log_belief(latent[0]) if len(latent) == 1 else self._log_joint_belief(latent)
         return self._with_observed(names, torch.softmax(belief.flatten(), 0).reshape(belief.shape))
 
+    @cached_property
+    def _members(self) -> dict[int, list[int]]:
+        """The factors that hold each variable."""
+        members: dict[int, list[int]] = {}
+        for member, scope in enumerate(self.kernel.factors.scopes):
+            for number in scope:
+                members.setdefault(number, []).append(member)
+        return members
+
     def _log_joint_belief(self, names: list[str]) -> Tensor:
         numbers = [self.factors.numbers[name] for name in names]
         scopes = self.kernel.factors.scopes
-        holders = [member for member, scope in enumerate(scopes) if set(numbers) <= set(scope)]
+        first = self._members.get(numbers[0], [])
+        holders = [member for member in first if set(numbers) <= set(scopes[member])]
         if not holders:
             self._unavailable(f"joint marginal of {', '.join(names)}", ": no factor holds them all; ask SumProduct")
         member = min(holders, key=lambda member: len(scopes[member]))
@@ -152,5 +160,4 @@ class LoopyPosterior(FactorGraphPosterior):
     @cached_property
     def _mode(self) -> dict[str, int]:
         values = decoded(self.kernel, self.messages)
-        found = {self.factors.names[number]: value for number, value in values.items()} | dict(self.graph.evidence)
-        return {variable.name: found[variable.name] for variable in self.graph.variables}
+        return self._with_evidence({self.factors.names[number]: value for number, value in values.items()})

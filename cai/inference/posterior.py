@@ -156,12 +156,15 @@ class Posterior(ABC):
         raise Unavailable(f"{type(self.method).__name__} gives no {name} on this graph{reason}")
 
 
-def load(path: str | os.PathLike, *, graph: TrajectoryGraph | FactorGraph | None = None) -> Posterior:
+def load(
+    path: str | os.PathLike, *, graph: TrajectoryGraph | FactorGraph | None = None, method: Any = None
+) -> Posterior:
     """Reads a posterior that `Posterior.save` wrote. Executes no code from the file.
 
     Args:
         path: The file.
         graph: Fills what could not be saved (callables, environments) from the same slot of this graph.
+        method: Fills what could not be saved of the method, such as a guide of your own.
 
     Returns:
         The posterior, equal to the one saved.
@@ -169,17 +172,19 @@ def load(path: str | os.PathLike, *, graph: TrajectoryGraph | FactorGraph | None
     Raises:
         FileNotFoundError: There is no such file.
         CorruptFile: The file is truncated, foreign or damaged.
-        ValueError: The file has a hole and `graph` does not fill it.
+        ValueError: The file has a hole, and neither `graph` nor `method` fills it.
     """
 
     def fill(hole: str) -> Any:
-        slot = hole.removeprefix("graph.")
-        slots = slot.split(".")
-        if slots[0] == "trajectory" and isinstance(graph, TrajectoryGraph):
+        root, *slots = hole.split(".")
+        if slots[:1] == ["trajectory"] and isinstance(graph, TrajectoryGraph):
             slots = slots[1:]  # of an unrolled graph
-        value = reduce(lambda owner, name: getattr(owner, name, None), slots, graph)
+        value = reduce(
+            lambda owner, name: getattr(owner, name, None), slots, {"graph": graph, "method": method}.get(root)
+        )
         if value is None:
-            raise serialization.UnfilledHole(f"load: {str(path)!r} was saved without its {slot}; give graph= with one")
+            what = ".".join(slots)
+            raise serialization.UnfilledHole(f"load: {str(path)!r} was saved without its {what}; give {root}= with one")
         return value
 
     posterior = serialization.load(path, "posterior", fill)

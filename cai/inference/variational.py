@@ -15,8 +15,8 @@ from cai.data.trajectories import Trajectories
 from cai.factors.checks import state_index
 from cai.factors.protocols import TabulatedDynamics
 from cai.graph.tabulate import tabulate
-from cai.inference.factor_graph import FactorGraphPosterior
-from cai.inference.guided import GuidedProgram, Particles
+from cai.inference.factor_graph import FactorGraphPosterior, num_draws, states_and_actions
+from cai.inference.guided import GuidedProgram
 from cai.inference.posterior import Posterior
 from cai.ops.sampling import sample_index
 from cai.simulate.chains import episodes_of
@@ -103,7 +103,7 @@ class PlanPosterior(Posterior):
         if num < 1 or not 0 < length <= horizon:
             raise ValueError(f"sample: a number of at least 1 and a length within 1..{horizon}, got {num} and {length}")
         particles = self.program.draw(num, seed)
-        states, actions = states_and_actions(particles, horizon)
+        states, actions = states_and_actions(particles.values, horizon)
         if isinstance(self.graph.dynamics, TabulatedDynamics):
             return episodes_of(tabulate(self.graph), states[:, : length + 1], actions[:, :length])
         rewards = torch.stack([particles.log_factors[f"O{t}"] for t in range(length)], 1) * float(
@@ -112,14 +112,8 @@ class PlanPosterior(Posterior):
         return Trajectories(states[:, : length + 1], actions[:, :length], rewards)
 
 
-def states_and_actions(particles: Particles, horizon: int) -> tuple[Tensor, Tensor]:
-    """Gives states `[N, T + 1, ...]` and actions `[N, T, ...]` of particles `[N]` of a trajectory program."""
-    states = torch.stack([particles.values[f"s{t}"] for t in range(horizon + 1)], 1)
-    return states, torch.stack([particles.values[f"a{t}"] for t in range(horizon)], 1)
-
-
 @serializable
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MeanFieldPosterior(FactorGraphPosterior):
     """Independent variables, as near to the posterior of a factor graph as such can be: q(x) = prod_i q_i(x_i).
 
@@ -153,21 +147,14 @@ class MeanFieldPosterior(FactorGraphPosterior):
         self, num: int, seed: int | None = None, length: int | None = None
     ) -> dict[str, Tensor]:
         """Draws assignments, each variable by itself; see `FactorGraphPosterior.sample`."""
-        if length is not None or num < 1:
-            raise ValueError(f"sample: a number of at least 1 and no length, got {num} and {length}")
-        device = self.bound.device
-        with seeded(seed, device) as generator:
+        num = num_draws(num, length)
+        with seeded(seed, self.bound.device) as generator:
             drawn = {n: sample_index(p.exp().expand(num, -1), generator) for n, p in self.log_probs.items()}
-        known = {name: torch.full((num,), value, device=device) for name, value in self.graph.evidence.items()}
-        return {variable.name: (drawn | known)[variable.name] for variable in self.graph.variables}
+        return self._with_evidence(drawn, num)
 
     def log_prob(self, assignment: Mapping[str, Any]) -> Tensor:  # type: ignore[override]
         """Gives log q(x), nats: the shape that the values broadcast to; see `FactorGraphPosterior.log_prob`."""
-        if not isinstance(assignment, Mapping):  # Trajectories, as of other posteriors
-            raise ValueError(
-                f"log_prob: expected a mapping from names of variables to values, got {type(assignment).__name__}"
-            )
-        total = torch.zeros_like(self.graph.log_density(assignment).detach())  # it checks names and values
+        total = torch.zeros_like(self._log_density(assignment).detach())  # it checks names and values
         for name, log_probs in self.log_probs.items():
             total = total + log_probs[state_index(assignment[name], len(log_probs), name)]
         for name, value in self.graph.evidence.items():

@@ -25,14 +25,15 @@ import torch
 
 from cai.data.serialization import serializable
 from cai.errors import IncompatibleMethod, NonFinite, NotConverged, warn_user
-from cai.factors.protocols import TabulatedDynamics
 from cai.graph.factor_graph import FactorGraph
 from cai.graph.latent import LatentFactors, latent_factors
 from cai.graph.trajectory_graph import TrajectoryGraph
+from cai.inference.factor_graph import need_support
 from cai.inference.loopy import LoopyPosterior, loopy_kernel
 from cai.inference.method import AbstractMethod, Progress
 from cai.inference.stats import Stats
 from cai.methods.schedules import Flooding, Schedule
+from cai.methods.tabular_method import need_slots, need_tables
 from cai.ops.loopy import LoopyKernel, Messages
 from cai.ops.semirings import LogSemiring, Semiring, TropicalSemiring
 from cai.ops.threads import threads_for
@@ -184,14 +185,8 @@ class LoopyBeliefPropagation(AbstractMethod):
             raise ValueError(f"LoopyBeliefPropagation: max_steps must be a whole number >= 1, got {self.max_steps!r}")
 
     def _need_unrollable(self, graph: TrajectoryGraph) -> None:
-        if not isinstance(graph.dynamics, TabulatedDynamics):
-            found = "none" if graph.dynamics is None else type(graph.dynamics).__name__
-            raise IncompatibleMethod(
-                f"LoopyBeliefPropagation needs tables of the dynamics (cai.factors.TabularDynamics), got {found}"
-            )
-        for slot in ("initial", "reward"):
-            if getattr(graph, slot) is None:
-                raise IncompatibleMethod(f"LoopyBeliefPropagation needs the graph's {slot}, which is None")
+        need_tables(graph, "LoopyBeliefPropagation")
+        need_slots(graph, "LoopyBeliefPropagation", "initial", "reward")
         if graph.horizon is None:
             raise IncompatibleMethod(
                 "LoopyBeliefPropagation needs a finite horizon: graph.replace(horizon=...); SumProduct and "
@@ -208,11 +203,7 @@ class LoopyBeliefPropagation(AbstractMethod):
         beliefs = [kernel.factors.log_constant[None, None], *kernel.log_beliefs(messages)]
         if any(torch.isnan(belief).any() or torch.isposinf(belief).any() for belief in beliefs):
             raise NonFinite(f"LoopyBeliefPropagation: a message of sweep {num_steps} is not finite")
-        if any(torch.isneginf(belief).all(0).any() for belief in beliefs):
-            raise IncompatibleMethod(
-                "the evidence has probability zero: no assignment of this graph's variables agrees with it and with "
-                "every factor"
-            )
+        need_support(not any(torch.isneginf(belief).all(0).any() for belief in beliefs))
 
     def _estimates(self, is_exact: bool) -> tuple[str, ...]:
         if is_exact:

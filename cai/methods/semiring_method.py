@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from cai.errors import IncompatibleMethod
 from cai.graph.factor_graph import FactorGraph
 from cai.graph.latent import LatentFactors, latent_factors
+from cai.inference.factor_graph import need_support
 from cai.inference.junction_tree import JunctionTreePosterior, fitting_tree
 from cai.inference.method import Progress
 from cai.inference.posterior import Posterior
@@ -75,11 +75,7 @@ class AbstractSemiringMethod(AbstractTabularMethod):
         if not isinstance(state, EliminationState):
             return super().posterior(graph, state, seconds)
         collected = state.work.collected()
-        if torch.isneginf(collected.log_total):
-            raise IncompatibleMethod(
-                "the evidence has probability zero: no assignment of this graph's variables agrees with it and with "
-                "every factor"
-            )
+        need_support(not torch.isneginf(collected.log_total))
         stats = Stats(state.work.num_steps, True, 0.0, _rounding(collected), seconds)
         return JunctionTreePosterior(graph, self, stats, state.factors, collected)
 

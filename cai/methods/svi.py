@@ -13,9 +13,9 @@ Source: Levine (2018), section 3; Hoffman et al. (2013); Kingma and Ba (2015) fo
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 import time
-import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,8 +26,7 @@ import torch
 from torch import Tensor
 
 from cai.data.serialization import serializable
-from cai.errors import IncompatibleMethod, NotConverged
-from cai.factors.environment import Environment
+from cai.errors import IncompatibleMethod, NotConverged, warn_user
 from cai.factors.protocols import TabulatedDynamics
 from cai.graph.factor_graph import FactorGraph
 from cai.graph.trajectory_graph import TrajectoryGraph
@@ -45,6 +44,7 @@ from cai.methods.guides import (
     ProgramGuide,
     is_autoguide,
 )
+from cai.methods.tabular_method import need_more_than_steps, need_slots
 from cai.ops.threads import threads_for
 from cai.simulate.seeding import seeded
 
@@ -157,7 +157,7 @@ class SVI(AbstractMethod):
 
     def init(self, graph: Any, seed: int | None) -> SVIState:
         """Sets the family up."""
-        seed = torch.Generator().seed() if seed is None else operator.index(seed)
+        seed = torch.Generator().seed() if seed is None else operator.index(seed) % 2**63
         family = self._guide_for(graph).family(graph, Effort(self.num_particles, self.num_evaluations), seed)
         rate = family.learning_rate if self.learning_rate is None else self.learning_rate
         decay = self.decay ** (1.0 / self.num_steps)
@@ -172,7 +172,7 @@ class SVI(AbstractMethod):
         with family.store.opened(), threads_for(family.num_entries):
             while iterate.num_steps + len(bounds) < self.num_steps:
                 num_steps = iterate.num_steps + len(bounds) + 1
-                with seeded((iterate.seed + num_steps) % 2**63, family.device):
+                with seeded((iterate.seed + num_steps) % 2**63, family.store.device):
                     bound, residual = state.climber.climb(num_steps)
                 bounds.append(bound)
                 if residual <= self._small(family) or time.perf_counter() - started > _SECONDS:
@@ -193,11 +193,10 @@ class SVI(AbstractMethod):
             residual, converged = _drift(iterate.bounds)
         if not converged:
             what = "a gradient of" if family.is_exact else "a bound that still moved by"
-            warnings.warn(
+            warn_user(
                 f"SVI stopped after {iterate.num_steps} steps with {what} {residual:.3g} nats; more steps (num_steps=) "
                 "or another learning_rate may help",
                 NotConverged,
-                stacklevel=3,
             )
         estimates = () if family.is_exact else ("log_evidence", "policy")
         stats = Stats(iterate.num_steps, converged, residual, math.inf, seconds, estimates)
@@ -240,21 +239,22 @@ class SVI(AbstractMethod):
     def _check(self) -> None:
         if self.guide is not None and not isinstance(self.guide, AbstractGuide) and not callable(self.guide):
             raise ValueError(f"SVI: expected a guide such as MeanFieldGuide() or AutoNormal, got {self.guide!r}")
+        if isinstance(self.guide, type) and issubclass(self.guide, AbstractGuide):
+            raise ValueError(f"SVI: {self.guide.__name__} is a class; give {self.guide.__name__}()")
         for name in ("num_steps", "num_particles", "num_evaluations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"SVI: {name} must be at least 1, got {getattr(self, name)}")
+            number = getattr(self, name)
+            if isinstance(number, bool) or not isinstance(number, numbers.Integral) or number < 1:
+                raise ValueError(f"SVI: {name} must be a whole number of at least 1, got {number!r}")
         rate = 1.0 if self.learning_rate is None else self.learning_rate
         if not 0.0 < rate < math.inf or not 0.0 < self.decay <= 1.0:
             raise ValueError(
                 f"SVI: needs a positive learning_rate and a decay in (0, 1], got {self.learning_rate} and {self.decay}"
             )
+        if not 0.0 <= self.tolerance < math.inf:
+            raise ValueError(f"SVI: tolerance must be a finite number of at least 0, got {self.tolerance}")
 
     def _need_density(self, graph: TrajectoryGraph) -> None:
-        if isinstance(graph.dynamics, Environment):
-            raise IncompatibleMethod(
-                f"SVI needs the density of the dynamics, and the graph's can only be stepped: "
-                f"{graph.dynamics.why_not_tables}; such a graph can be rolled out, and learned from by sampling methods"
-            )
+        need_more_than_steps(graph, "SVI needs the density of the dynamics")
         if graph.horizon is None:
             raise IncompatibleMethod(
                 "SVI needs a finite horizon; give one with graph.replace(horizon=...), or ask SoftValueIteration, "
@@ -264,9 +264,7 @@ class SVI(AbstractMethod):
             raise IncompatibleMethod(
                 "SVI needs a positive temperature: at 0 the optimality has no density; SoftValueIteration answers it"
             )
-        for slot in ("initial", "dynamics", "reward"):
-            if getattr(graph, slot) is None:
-                raise IncompatibleMethod(f"SVI needs the graph's {slot}, which is None")
+        need_slots(graph, "SVI", "initial", "dynamics", "reward")
 
 
 def _drift(bounds: Tensor) -> tuple[float, bool]:

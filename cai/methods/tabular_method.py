@@ -88,22 +88,13 @@ class AbstractTabularMethod(AbstractMethod):
             )
         if not isinstance(graph, TrajectoryGraph):
             raise IncompatibleMethod(f"{name} answers trajectory graphs on tables, not a {type(graph).__name__}")
-        if isinstance(graph.dynamics, Environment):
-            raise IncompatibleMethod(
-                f"{name} needs tables of the dynamics, and the graph's can only be stepped: "
-                f"{graph.dynamics.why_not_tables}; such a graph can be rolled out, and learned from by sampling methods"
-            )
-        if not isinstance(graph.dynamics, TabulatedDynamics):
-            found = "none" if graph.dynamics is None else type(graph.dynamics).__name__
-            raise IncompatibleMethod(f"{name} needs tables of the dynamics (cai.factors.TabularDynamics), got {found}")
+        need_tables(graph, name)
         if self.reading.is_bound and graph.discount < 1.0 and any(t > 0 for t in graph.evidence.states):
             raise IncompatibleMethod(
                 f"{name}: under a discount the episode may end before the evidence on states, and no policy makes it "
                 "certain; SumProduct conditions on it"
             )
-        for slot in ("initial", "reward"):
-            if getattr(graph, slot) is None:
-                raise IncompatibleMethod(f"{name} needs the graph's {slot}, which is None")
+        need_slots(graph, name, "initial", "reward")
 
     def init(self, graph: TrajectoryGraph, seed: int | None) -> TabularState:
         """Reads the tables, and refuses an infinite horizon whose answer does not exist."""
@@ -188,6 +179,30 @@ class AbstractTabularMethod(AbstractMethod):
                 f"{sorted(problem.tables.state_masks)} certain; SumProduct conditions on it"
             )
         raise IncompatibleMethod("the evidence has probability zero: no trajectory of this graph agrees with it")
+
+
+def need_tables(graph: TrajectoryGraph, name: str) -> None:
+    """Raises `IncompatibleMethod` unless the dynamics is a table."""
+    need_more_than_steps(graph, f"{name} needs tables of the dynamics")
+    if not isinstance(graph.dynamics, TabulatedDynamics):
+        found = "none" if graph.dynamics is None else type(graph.dynamics).__name__
+        raise IncompatibleMethod(f"{name} needs tables of the dynamics (cai.factors.TabularDynamics), got {found}")
+
+
+def need_more_than_steps(graph: TrajectoryGraph, needed: str) -> None:
+    """Raises `IncompatibleMethod` where the dynamics can only be stepped; `needed` says who needs what of it."""
+    if isinstance(graph.dynamics, Environment):
+        raise IncompatibleMethod(
+            f"{needed}, and the graph's can only be stepped: {graph.dynamics.why_not_tables}; such a graph can be "
+            "rolled out, and learned from by sampling methods"
+        )
+
+
+def need_slots(graph: TrajectoryGraph, name: str, *slots: str) -> None:
+    """Raises `IncompatibleMethod` where a factor of the graph is missing."""
+    for slot in slots:
+        if getattr(graph, slot) is None:
+            raise IncompatibleMethod(f"{name} needs the graph's {slot}, which is None")
 
 
 def sweep_error(messages: Messages) -> float:

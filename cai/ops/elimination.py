@@ -7,15 +7,17 @@ a junction tree: what two of them share stands in every clique between them.
     cost = sum over cliques of prod of the sizes of their variables
 
 Finding the least cost is NP-hard. Orders are compared by cost, which weighs cardinalities, and the cheapest is taken:
-opt_einsum's greedy contraction path, the order in which the variables are given (for chains and grids written row by
-row often the best), and, where these are dear, opt_einsum's randomised greedy paths.
+the order in which the variables are given (for chains, trees and grids written row by row often the best), the variable
+whose clique is smallest first (min-weight), and, where these are dear, opt_einsum's greedy contraction paths, plain and
+randomised.
 
-Source: Lauritzen and Spiegelhalter (1988); Koller and Friedman (2009), chapters 9 and 10; Gray and Kourtis (2021) for
-the greedy paths.
+Source: Lauritzen and Spiegelhalter (1988); Kjaerulff (1990) for min-weight; Koller and Friedman (2009), chapters 9 and
+10; Gray and Kourtis (2021) for the greedy paths.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,11 +29,15 @@ import opt_einsum
 
 Scope = Sequence[int]
 
-#: Where the cheapest order costs more table entries than this, more orders are tried.
-_DEAR = 2**20
-#: Where it costs more than this, no other order will make it fit either.
+#: Where the cheapest order costs more table entries than this, a greedy contraction path is tried,
+_WORTH_A_PATH = 2**16
+#: more than this, many randomised ones,
+_WORTH_A_SEARCH = 2**20
+#: and more than this, none: nothing would make it fit.
 _HOPELESS = 2**50
-#: Factors times repeats of the randomised search: some seconds at most.
+#: Paths are found for so many factors at most: a hundred take milliseconds, thousands many seconds.
+_MOST_FACTORS = 1000
+#: Factors times repeats of the randomised search: a second at most.
 _SEARCH = 2**12
 
 
@@ -144,21 +150,19 @@ def junction_tree(scopes: Sequence[Scope], sizes: Mapping[int, int]) -> Junction
 def elimination_order(scopes: Sequence[Scope], sizes: Mapping[int, int]) -> list[int]:
     """Finds an order of elimination in which the tables stay small: the cheapest of a few."""
     tied = [frozenset(scope) for scope in scopes if scope]
-    if not tied:
-        return list(sizes)
     as_given = (list(sizes), list(sizes)[::-1])
     to_read = sum(math.prod(sizes[variable] for variable in scope) for scope in tied)
     for order in as_given:  # trees: no dearer than reading the factors
         if cost_of_order(tied, sizes, order, limit=to_read) < math.inf:
             return order
-    best = _order_of_path(tied, sizes, opt_einsum.paths.greedy(tied, frozenset(), dict(sizes)))
-    least = cost_of_order(tied, sizes, best)
-    for order in as_given:
-        if (cost := cost_of_order(tied, sizes, order, limit=least)) < least:
-            best, least = order, cost
-    if _DEAR < least < _HOPELESS:
-        searched = _order_of_path(tied, sizes, _searched_path(tied, sizes))
-        best = searched if cost_of_order(tied, sizes, searched, limit=least) < least else best
+    best = _cheapest(tied, sizes, [_min_weight_order(tied, sizes), *as_given])
+    if len(tied) > _MOST_FACTORS:
+        return best
+    if cost_of_order(tied, sizes, best) > _WORTH_A_PATH:
+        path = opt_einsum.paths.greedy(tied, frozenset(), dict(sizes))
+        best = _cheapest(tied, sizes, [best, _order_of_path(tied, sizes, path)])
+    if _WORTH_A_SEARCH < cost_of_order(tied, sizes, best) < _HOPELESS:
+        best = _cheapest(tied, sizes, [best, _order_of_path(tied, sizes, _searched_path(tied, sizes))])
     return best
 
 
@@ -212,6 +216,41 @@ def _merged_cliques(
 
 def _num_left(node: tuple[set[int], list[int]]) -> int:
     return len(node[0]) - len(node[1])
+
+
+def _cheapest(tied: list[frozenset[int]], sizes: Mapping[int, int], orders: Sequence[list[int]]) -> list[int]:
+    best, least = orders[0], cost_of_order(tied, sizes, orders[0])
+    for order in orders[1:]:
+        cost = cost_of_order(tied, sizes, order, limit=least)
+        if cost < least:
+            best, least = order, cost
+    return best
+
+
+def _min_weight_order(tied: list[frozenset[int]], sizes: Mapping[int, int]) -> list[int]:
+    """Eliminates the variable of the smallest clique first; weights that have changed stand in the heap again."""
+    neighbours: dict[int, set[int]] = {variable: {variable} for variable in sizes}
+    for scope in tied:
+        for variable in scope:
+            neighbours[variable] |= scope
+    log_sizes = {variable: math.log(size) for variable, size in sizes.items()}
+    weights = {variable: sum(map(log_sizes.__getitem__, near)) for variable, near in neighbours.items()}
+    heap = [(weight, variable) for variable, weight in weights.items()]
+    heapq.heapify(heap)
+    order = []
+    while heap:
+        weight, variable = heapq.heappop(heap)
+        if variable not in neighbours or weights[variable] != weight:
+            continue
+        order.append(variable)
+        clique = neighbours.pop(variable)
+        clique.discard(variable)
+        for other in clique:
+            neighbours[other] |= clique
+            neighbours[other].discard(variable)
+            weights[other] = sum(map(log_sizes.__getitem__, neighbours[other]))
+            heapq.heappush(heap, (weights[other], other))
+    return order
 
 
 def _searched_path(inputs: list[frozenset[int]], sizes: Mapping[int, int]) -> list[tuple[int, ...]]:

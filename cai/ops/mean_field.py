@@ -8,12 +8,13 @@ no -inf met, provided that q gives no weight to a combination that a factor forb
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from cai.ops.loopy import FactorGroups
+from cai.ops.loopy.contractions import Linear
 
 
 def mean_field_bound(factors: FactorGroups, log_q: Sequence[Tensor]) -> Tensor:
@@ -31,10 +32,8 @@ def mean_field_bound(factors: FactorGroups, log_q: Sequence[Tensor]) -> Tensor:
         total = total + (weights * gain).sum()
     spread = [variables.spread(weights) for variables, weights in zip(factors.variables, probs, strict=True)]
     for group in factors.groups:
-        expected = torch.where(torch.isneginf(group.log_table), 0.0, group.log_table)
-        for column in reversed(group.columns(spread)):
-            expected = (expected * column).sum(-2)
-        total = total + expected.sum()
+        finite = torch.where(torch.isneginf(group.log_table), 0.0, group.log_table)
+        total = total + Linear(finite).total(group.columns(spread)).sum()
     return total
 
 
@@ -47,27 +46,14 @@ def possible_values(factors: FactorGroups) -> list[Tensor]:
     possible = [~torch.isneginf(variables.log_unary) for variables in factors.variables]
     while True:
         told = [torch.zeros_like(v.spread(p)) for v, p in zip(factors.variables, possible, strict=True)]
-        for group, allowed in zip(factors.groups, allowed_entries(factors, possible), strict=True):
+        for group, of_possible in zip(factors.groups, _possible_entries(factors, possible), strict=True):
+            allowed = of_possible & ~torch.isneginf(group.log_table)
             for dim, column in enumerate(group.columns(told)):
                 column.copy_(allowed.any(tuple(other for other in range(allowed.dim() - 1) if other != dim)))
         refused = [v.sum((~t).long()) > 0 for v, t in zip(factors.variables, told, strict=True)]
         if not any(bool((p & r).any()) for p, r in zip(possible, refused, strict=True)):
             return possible
         possible = [p & ~r for p, r in zip(possible, refused, strict=True)]
-
-
-def allowed_entries(factors: FactorGroups, possible: Sequence[Tensor]) -> list[Tensor]:
-    """Says which entries of the tables are not `-inf`, and of possible values only.
-
-    Args:
-        factors: The factors.
-        possible: For each cardinality c a boolean `[c, N]`.
-
-    Returns:
-        For each group a boolean `[c_1, ..., c_k, G]`.
-    """
-    of_edges = [variables.spread(p) for variables, p in zip(factors.variables, possible, strict=True)]
-    return [~torch.isneginf(group.log_table) & _product(group.columns(of_edges)) for group in factors.groups]
 
 
 def forbidden_member(factors: FactorGroups, possible: Sequence[Tensor]) -> int | None:
@@ -77,17 +63,18 @@ def forbidden_member(factors: FactorGroups, possible: Sequence[Tensor]) -> int |
         factors: The factors.
         possible: For each cardinality c a boolean `[c, N]`.
     """
-    of_edges = [variables.spread(p) for variables, p in zip(factors.variables, possible, strict=True)]
-    for group in factors.groups:
-        bad = (torch.isneginf(group.log_table) & _product(group.columns(of_edges))).flatten(0, -2).any(0)
+    for group, of_possible in zip(factors.groups, _possible_entries(factors, possible), strict=True):
+        bad = (of_possible & torch.isneginf(group.log_table)).flatten(0, -2).any(0)
         if bad.any():
             return group.members[int(bad.nonzero()[0])]
     return None
 
 
-def _product(columns: Sequence[Tensor]) -> Tensor:
-    """Combines booleans `[c_j, G]`, one a dimension, to `[c_1, ..., c_k, G]`."""
-    whole = columns[0]
-    for column in columns[1:]:
-        whole = whole.unsqueeze(-2) & column
-    return whole
+def _possible_entries(factors: FactorGroups, possible: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Says which entries of the tables are of possible values only: `[c_1, ..., c_k, G]` for each group."""
+    spread = [variables.spread(p) for variables, p in zip(factors.variables, possible, strict=True)]
+    for group in factors.groups:
+        whole, *others = group.columns(spread)
+        for column in others:
+            whole = whole.unsqueeze(-2) & column
+        yield whole

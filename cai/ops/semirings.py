@@ -1,7 +1,7 @@
-"""The two ways of summing a variable out of a table of logarithms.
+"""Products of tables of logarithms, and the two ways of summing a variable out of one.
 
-A factor graph's messages need two operations on log tables: a product, which is always +, and a sum over the values of
-some variables, which is what a semiring names.
+A factor graph's messages need two operations on log tables: a product, which is always + of tables that broadcast (see
+`aligned`), and a sum over the values of some variables, which is what a semiring names.
 
     LogSemiring        log sum_x exp(table)      probabilities: sum-product
     TropicalSemiring   max_x table               the best assignment: max-product, in logarithms max-sum
@@ -59,6 +59,21 @@ class TropicalSemiring:
             return log_table
         table, dim = _as_one(log_table, dims)
         return table.amax(dim)
+
+
+def aligned(table: Tensor, places: Sequence[int], num_dims: int) -> Tensor:
+    """Views a table `[c_1, ..., c_k]` as one of more dimensions: c_j at the j-th of `places`, one elsewhere.
+
+    Args:
+        table: The table.
+        places: Where each of its dimensions goes.
+        num_dims: How many dimensions there are to be.
+    """
+    order = sorted(range(len(places)), key=places.__getitem__)
+    shape = [1] * num_dims
+    for place, size in zip(places, table.shape, strict=True):
+        shape[place] = size
+    return table.permute(order).reshape(shape)
 
 
 def _as_one(table: Tensor, dims: Sequence[int]) -> tuple[Tensor, int]:

@@ -30,8 +30,11 @@ from torch import Tensor
 from cai.ops.caching import grad_cached_property
 from cai.ops.elimination import Clique, JunctionTree
 from cai.ops.sampling import sample_index
-from cai.ops.semirings import LogSemiring, Semiring
+from cai.ops.semirings import LogSemiring, Semiring, aligned
 from cai.ops.threads import threads_for
+
+#: So many terms of one clique are added up in bundles.
+_MANY = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,21 +167,26 @@ class CollectPass:
         if not terms:
             like = self._log_tables[0] if self._log_tables else torch.zeros((), dtype=torch.float64)
             return like.new_zeros(clique.shape)
-        terms.sort(key=Tensor.numel)
+        terms = sorted(_bundled(terms), key=Tensor.numel)
         table = terms[0]
         for term in terms[1:]:
             table = table + term
         return table.expand(clique.shape)
 
 
+def _bundled(terms: list[Tensor]) -> list[Tensor]:
+    """Adds up many terms of one shape at once: pair by pair, as `torch.sum` does, rounding does not pile up."""
+    if len(terms) < _MANY:
+        return terms
+    of_shape: dict[torch.Size, list[Tensor]] = {}
+    for term in terms:
+        of_shape.setdefault(term.shape, []).append(term)
+    return [torch.stack(group, -1).sum(-1) if len(group) > 1 else group[0] for group in of_shape.values()]
+
+
 def _aligned(table: Tensor, scope: Sequence[int], clique: Clique) -> Tensor:
     """Views a table on a scope as one that broadcasts against the clique's."""
-    places = [clique.variables.index(variable) for variable in scope]
-    by_place = sorted(range(len(scope)), key=places.__getitem__)
-    if by_place != list(range(len(scope))):
-        table = table.permute(by_place)
-    sizes = dict(zip(sorted(places), table.shape, strict=True))
-    return table.reshape([sizes.get(place, 1) for place in range(len(clique.variables))])
+    return aligned(table, [clique.variables.index(variable) for variable in scope], len(clique.variables))
 
 
 def _onto(belief: Tensor, parent: Clique, child: Clique, semiring: Semiring) -> Tensor:

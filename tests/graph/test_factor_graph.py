@@ -28,6 +28,11 @@ def example(**changes: Any) -> FactorGraph:
 # -- construction -----------------------------------------------------------------------------------------------------
 
 BAD = {
+    "name": (lambda: Variable(3, 2), "variable 3: the name must be a string"),
+    "truth": (lambda: Variable("x", True), "variable 'x': cardinality"),
+    "no variable": (lambda: FactorGraph(("x",)), "FactorGraph: variables must be Variables, one by one, got 'x'"),
+    "no factor": (lambda: example().add_factors([Factor((), 0.0)]), "factors must be Factors, one by one"),
+    "no names": (lambda: example().rename(3), "rename: expected a mapping or a function .* got 3"),
     "cardinality": (lambda: Variable("x", 0), "variable 'x': cardinality must be a whole number .* got 0"),
     "fraction": (lambda: Variable("x", 2.5), "variable 'x': cardinality"),
     "dimensions": (lambda: Factor(("x",), np.zeros((2, 2)), "f"), r"factor 'f': 1 variables .* got shape \[2, 2\]"),
@@ -176,7 +181,18 @@ def test_union_of_two_graphs() -> None:
 
 def test_visits_of_one_state_or_several() -> None:
     chain = FactorGraph((Variable("p", 3), Variable("q", 3)))
-    for states in (1, [1], (1,), {1}, np.array([1]), torch.tensor([1])):
+    mask = [False, True, False]
+    for states in (
+        1,
+        [1],
+        (1,),
+        {1},
+        np.array([1]),
+        torch.tensor([1]),
+        torch.tensor(1),
+        np.array(mask),
+        torch.tensor(mask),
+    ):
         grown = chain.add_visits("was", states, along=["p", "q"])
         assert grown.log_density({"p": 1, "q": 0, "was0": 1, "was1": [0, 1]}).tolist() == [-math.inf, 0.0]
         assert grown.log_density({"p": 0, "q": 2, "was0": 0, "was1": [0, 1]}).tolist() == [0.0, -math.inf]
@@ -184,6 +200,12 @@ def test_visits_of_one_state_or_several() -> None:
         chain.add_visits("was", [1])
     with pytest.raises(ValueError, match="add_visits: there is no variable 'r'"):
         chain.add_visits("was", [1], along=["r"])
+    with pytest.raises(ValueError, match=r"a mask must be \[3\], got \[2\]"):
+        chain.add_visits("was", torch.tensor([True, False]), along=["p", "q"])
+    with pytest.raises(ValueError, match="along must be names in order of time"):
+        chain.add_visits("was", [1], along="p")
+    with pytest.raises(ValueError, match="there is a variable 'was0' already"):
+        chain.add_visits("was", [1], along=["p", "q"]).add_visits("was", [2], along=["p", "q"])
     with pytest.raises(ValueError, match="a state of 'was' 3 is outside 0..2"):
         chain.add_visits("was", [3], along=["p"])
 
@@ -197,6 +219,27 @@ def test_the_trajectory_is_kept_by_edits_and_lost_by_names() -> None:
     assert unrolled.rename({}).trajectory is None
 
 
+def test_the_widest_dtype_rules() -> None:
+    single, double = Factor(("x",), torch.zeros(2)), Factor(("x", "y"), LOG_F)
+    mixed = example(factors=(single, double))
+    assert mixed.like.dtype == torch.float64
+    assert cai.infer(mixed, cai.SumProduct()).log_evidence.dtype == torch.float64
+    assert example(factors=(single,)).like.dtype == torch.float32
+
+
+def test_evidence_of_every_kind_of_whole_number() -> None:
+    for value in (2, np.int64(2), torch.tensor(2), np.array(2)):
+        known = example().condition({"y": value})
+        assert type(known.evidence["y"]) is int
+        assert known.evidence == {"y": 2}
+
+
+def test_a_graph_is_shown_in_one_line() -> None:
+    known = example(evidence={"y": 2})
+    assert repr(known) == "FactorGraph(2 variables, 2 factors, observed: y)"
+    assert "\n" not in repr(cai.infer(known, cai.SumProduct()))
+
+
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +251,9 @@ def test_uai_files(tmp_path: Path) -> None:
     assert again.evidence == {"x1": 2}
     torch.testing.assert_close(again.log_density({"x0": [0, 1]}), LOG_F[:, 2] + LOG_G[2])
     assert FactorGraph.from_uai(text).cardinalities == {"x0": 2, "x1": 3}
+    assert FactorGraph.from_uai(path, evidence=f"{path}.evid").evidence
+    example().to_uai(path)  # what was observed before must not be read with it
+    assert FactorGraph.from_uai(path, evidence=f"{path}.evid").evidence == {}
     example().to_uai(tmp_path / "plain.uai")
     assert not (tmp_path / "plain.uai.evid").exists()
     with pytest.raises(FileNotFoundError):

@@ -139,6 +139,22 @@ def test_a_trajectory_graph_comes_back(options: dict[str, Any]) -> None:
     same_densities(graph.unroll(), from_pyro(graph.to_pyro()))
 
 
+@pytest.mark.parametrize("options", TABULAR.values(), ids=TABULAR)
+def test_a_trajectory_graph_with_a_known_action_comes_back(options: dict[str, Any]) -> None:
+    """The known action's probability depends on the state, and is 1 where the episode has ended."""
+    graph = graph_of(oracles.random_problem(33, **({"horizon": 2} | options)))
+    known = graph.condition(actions={1: 0})
+    same_densities(known.unroll(), from_pyro(known.to_pyro()))
+
+
+def test_tables_of_two_dtypes_can_be_enumerated() -> None:
+    x, y = cai.Variable("x", 2), cai.Variable("y", 2)
+    tables = (torch.tensor([0.5, -0.25]), torch.tensor([[0.0, 1.0], [2.0, 3.0]], dtype=torch.float64))
+    graph = cai.FactorGraph((x, y), (cai.Factor(("x",), tables[0]), cai.Factor(("x", "y"), tables[1])))
+    exact = torch.logsumexp((tables[0].double()[:, None] + tables[1]).flatten(), 0)
+    assert log_evidence(graph.to_pyro()) == pytest.approx(float(exact), abs=1e-12)
+
+
 @pytest.mark.parametrize("prior", ["tabular", "restricted"])
 def test_a_trajectory_graph_with_evidence_comes_back(prior: str) -> None:
     """With restricted actions the known action is not available in some states: density zero, not an error."""

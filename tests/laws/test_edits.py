@@ -178,7 +178,7 @@ def test_memories_that_cannot_be() -> None:
         graph.add_visits("A", [0], along=["z0"])
     with pytest.raises(ValueError, match=r"3 is outside 0\.\.2"):
         graph.add_visits("A", [3])
-    with pytest.raises(ValueError, match="two variables called"):
+    with pytest.raises(ValueError, match="there is a variable 'A0' already"):
         graph.add_visits("A", [0]).add_visits("A", [1])
     with pytest.raises(ValueError, match="not unrolled"):
         graph.rename(lambda name: "left." + name).add_visits("A", [0])

@@ -424,3 +424,18 @@ def test_improbable_evidence_is_not_lost(seed: int) -> None:
         assert_close(posterior.log_evidence, known.log_evidence)
         assert_close(posterior.marginal("x3", "x1"), known.marginal(("x3", "x1")), 1e-9)
         assert_close(ask(known, cai.MaxProduct()).log_evidence, known.log_maximum)
+
+
+def test_a_hub_of_many_factors_keeps_its_digits_in_single_precision() -> None:
+    """Ten thousand messages into one clique: rounding must not pile up with their number."""
+    rng = np.random.default_rng(5)
+    tables = rng.normal(size=(10_000, 2, 2)).astype(np.float32) - 1.0
+    exact = np.logaddexp.reduce(np.logaddexp.reduce(tables.astype(float), 2).sum(0))
+    names = [f"z{i}" for i in range(len(tables))]
+    graph = cai.FactorGraph(
+        (cai.Variable("hub", 2), *(cai.Variable(name, 2) for name in names)),
+        [cai.Factor(("hub", name), torch.as_tensor(table)) for name, table in zip(names, tables, strict=True)],
+    )
+    found = cai.infer(graph, cai.SumProduct()).log_evidence
+    assert found.dtype == torch.float32
+    assert float(found) == pytest.approx(exact, rel=8 * float(np.finfo(np.float32).eps))

@@ -409,6 +409,16 @@ def test_posteriors_are_saved(build: Callable[[], Any], tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+def test_a_guide_of_the_user_is_filled_in(tmp_path: Path) -> None:
+    graph, method = chain(), SVI(guide=lambda program: AutoMultivariateNormal(program), num_steps=5)
+    found = quietly(graph, method, seed=1)
+    found.save(tmp_path / "posterior.cai")
+    with pytest.raises(ValueError, match="was saved without its guide; give method= with one"):
+        cai.load(tmp_path / "posterior.cai", graph=graph)
+    back = cai.load(tmp_path / "posterior.cai", graph=graph, method=method)
+    assert torch.equal(back.sample(3, seed=4).states, found.sample(3, seed=4).states)
+
+
 def test_tensors_of_the_user_get_no_gradient() -> None:
     pull = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     quietly(chain(reward=lambda s, a: -pull * s**2), FEW, seed=0)
@@ -483,8 +493,8 @@ def test_an_environment_is_refused() -> None:
     ("options", "message"),
     [
         ({"guide": "normal"}, "expected a guide such as"),
-        ({"num_steps": 0}, "num_steps must be at least 1"),
-        ({"num_particles": 0}, "num_particles must be at least 1"),
+        ({"num_steps": 0}, "num_steps must be a whole number of at least 1"),
+        ({"num_particles": 0}, "num_particles must be a whole number of at least 1"),
         ({"learning_rate": 0.0}, "a positive learning_rate"),
         ({"decay": 2.0}, r"a decay in \(0, 1\]"),
     ],

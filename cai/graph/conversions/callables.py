@@ -24,6 +24,7 @@ from torch import Tensor
 from cai.factors.policy import FlatPrior
 from cai.factors.protocols import Stepped
 from cai.graph.conversions.sites import aside, is_point
+from cai.graph.unrolling import need_density
 
 if TYPE_CHECKING:
     from cai.graph.trajectory_graph import TrajectoryGraph
@@ -32,7 +33,7 @@ Distribution = torch.distributions.Distribution
 
 
 def callable_program(graph: TrajectoryGraph) -> Callable[[], None]:
-    """Writes a graph of finite horizon as a program with sites s0..sT, a0..a{T-1} and factors O0..OT.
+    """Writes a graph of finite horizon as a program with sites s0..sT, a0..a{T-1} and factors O0..O{T}.
 
     `initial` is a distribution or a callable that returns one, `dynamics(state, action)` and `action_prior(state)`
     return distributions, `reward(state, action)` or `reward(state, action, next_state)` and `terminal_reward(state)`
@@ -80,10 +81,7 @@ class _Factors:
 def _check(graph: TrajectoryGraph) -> None:
     if isinstance(graph.dynamics, Stepped):
         raise ValueError("to_pyro: an environment can only be stepped; it has no density to write down")
-    if graph.horizon is None:
-        raise ValueError("to_pyro: needs a finite horizon; give one with graph.replace(horizon=...)")
-    if not graph.temperature:
-        raise ValueError("to_pyro: at temperature 0 the optimality has no density; give a positive temperature")
+    need_density(graph, "to_pyro")
     if graph.discount < 1.0:
         raise ValueError(
             f"to_pyro: a discount ({graph.discount:g}) is an absorbing state, which only tabular graphs can be given; "

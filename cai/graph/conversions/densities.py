@@ -61,8 +61,5 @@ def _exact_binary(fn: Bernoulli | Binomial, count: Tensor, value: Tensor) -> Ten
 def _times_log(number: Tensor, probability: Tensor) -> Tensor:
     """Computes number * log(probability), with 0 log 0 = 0."""
     possible = probability > 0
-    return torch.where(possible, number * torch.where(possible, probability, 1.0).log(), _if_positive(number))
-
-
-def _if_positive(number: Tensor) -> Tensor:
-    return torch.where(number > 0, -torch.inf, torch.zeros_like(number))
+    impossible = torch.where(number > 0, -torch.inf, torch.zeros_like(number))
+    return torch.where(possible, number * torch.where(possible, probability, 1.0).log(), impossible)

@@ -45,7 +45,7 @@ def from_pyro(model: Callable[..., Any], *args: Any, **kwargs: Any) -> FactorGra
     gradients with respect to parameters; a probability given as zero is `-inf`, where Pyro would clamp it.
 
     Sites need not be marked for enumeration, and `pyro.markov` is not needed. The global generator and parameter store
-    are left as they were.
+    are left as they were: a `pyro.param` that is to be learned must be in the store before.
 
     Args:
         model: The program; it is called some ten times.

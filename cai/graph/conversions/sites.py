@@ -8,6 +8,7 @@ which sites it depends on.
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,8 +27,10 @@ from torch import Tensor
 
 from cai.graph.conversions.densities import exact_log_prob
 
-#: What torch and Pyro raise where a program cannot take many values at once.
-_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+#: Pyro has one stack of handlers and one parameter store for all threads: one of them at a time runs a program.
+PYRO_LOCK = threading.RLock()
+#: What torch, Pyro and user code raise where a program written for one value gets many at once.
+FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +81,7 @@ def aside() -> Iterator[None]:
     """Keeps the global generator and parameter store as they are, whatever runs inside; what it draws is repeatable."""
     store = pyro.get_param_store()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices), store.scope(store.get_state()):
+    with PYRO_LOCK, torch.random.fork_rng(devices), store.scope(store.get_state()):
         torch.manual_seed(0)
         yield
 
@@ -131,7 +134,7 @@ def run(
         for name, msg in messages.items():
             choosing.last = name
             densities[name] = _density(msg)
-    except _FAILURES as error:
+    except FAILURES as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
             f"from_pyro: the program cannot be run on {how}; the last site reached is {choosing.last!r} "

@@ -28,7 +28,7 @@ from cai.graph.unrolling import finite_tables, padded_initial, padded_terminal, 
 from cai.ops.logspace import logsumexp
 
 if TYPE_CHECKING:
-    from cai.graph.factor_graph import Factor, FactorGraph
+    from cai.graph.factor_graph import FactorGraph
     from cai.graph.trajectory_graph import TrajectoryGraph
 
 #: Variables that Pyro may have to enumerate at once; torch has 64 dimensions, and plates take some.
@@ -36,7 +36,7 @@ _MAX_WIDTH = 60
 
 
 def pyro_program(graph: TrajectoryGraph) -> Callable[[], None]:
-    """Writes a trajectory graph as a Pyro program with sites s0..sT, a0..a{T-1} and factors O0..OT.
+    """Writes a trajectory graph as a Pyro program with sites s0..sT, a0..a{T-1} and factors O0..O{T}.
 
     Of a tabular graph the sites are marked for parallel enumeration, and the chain is a `pyro.markov` one: under
     `TraceEnum_ELBO` with an empty guide the loss is -log p(O). With other factors see `callable_program`.
@@ -52,15 +52,18 @@ def pyro_program(graph: TrajectoryGraph) -> Callable[[], None]:
     steps = step_log_tables(graph, tables)
     initial, ends = padded_initial(tables), padded_terminal(tables)
     known = graph.evidence
+    starts, masses = _has_mass(initial), [(_has_mass(prior), _has_mass(dynamics)) for prior, dynamics, _ in steps]
 
     def program() -> None:
         state = torch.tensor(0)
         for t in pyro.markov(range(horizon)):
             if t == 0:  # before the loop it would spoil the dimensions of an enumerated guide, without an error
-                state = _draw("s0", initial, known.states.get(0))
+                state = _draw("s0", initial, known.states.get(0), has_mass=starts)
             log_prior, log_dynamics, reward = steps[t]
-            action = _draw(f"a{t}", log_prior[state], known.actions.get(t))
-            following = _draw(f"s{t + 1}", Vindex(log_dynamics)[state, action], known.states.get(t + 1))
+            of_action, of_arrival = masses[t]
+            action = _draw(f"a{t}", log_prior[state], known.actions.get(t), has_mass=of_action)
+            arrival = Vindex(log_dynamics)[state, action]
+            following = _draw(f"s{t + 1}", arrival, known.states.get(t + 1), has_mass=of_arrival)
             indices = (state, action) if reward.dim() == 2 else (state, action, following)
             pyro.factor(f"O{t}", Vindex(reward)[indices])
             if t == horizon - 1:  # outside the loop Pyro may have given the last state's dimension away
@@ -85,6 +88,7 @@ def factor_graph_program(graph: FactorGraph) -> Callable[[], None]:
     order, width = _narrow_order(graph)
     due = _by_last_variable(graph, order)
     names = _site_names(graph)
+    tables = [factor.log_table.to(like) for factor in graph.factors]
     correction = like.new_tensor(sum(math.log(size) for size in cardinalities.values()))
 
     def program() -> None:
@@ -103,15 +107,13 @@ def factor_graph_program(graph: FactorGraph) -> Callable[[], None]:
                 uniform = dist.Categorical(logits=like.new_zeros(cardinalities[order[step]]))
                 values[order[step]] = pyro.sample(order[step], uniform, infer={"enumerate": "parallel"})
             for place in due[step]:
-                pyro.factor(names[place], _entry(graph.factors[place], values))
+                pyro.factor(names[place], _entry(graph.factors[place].variables, tables[place], values))
 
     return program
 
 
-def _entry(factor: Factor, values: dict[str, Tensor]) -> Tensor:
-    if not factor.variables:
-        return factor.log_table
-    return Vindex(factor.log_table)[tuple(values[name] for name in factor.variables)]
+def _entry(names: Sequence[str], log_table: Tensor, values: dict[str, Tensor]) -> Tensor:
+    return Vindex(log_table)[tuple(values[name] for name in names)] if names else log_table
 
 
 def _by_last_variable(graph: FactorGraph, order: Sequence[str]) -> dict[int, list[int]]:
@@ -159,13 +161,21 @@ def _site_names(graph: FactorGraph) -> list[str]:
     return names
 
 
-def _draw(name: str, log_weights: Tensor, known: int | None) -> Tensor:
-    """Draws from weights that need not sum to one: what they sum to is a factor."""
+def _draw(name: str, log_weights: Tensor, known: int | None, *, has_mass: bool) -> Tensor:
+    """Draws from weights that need not sum to one: what they sum to is a factor.
+
+    Whether it stands is said beforehand, for all states alike: a site must not come and go with sampled values.
+    """
     value = None if known is None else torch.tensor(known, device=log_weights.device)
     mode: InferDict = {} if known is not None else {"enumerate": "parallel"}
     total = logsumexp(log_weights)
     possible = torch.where(torch.isneginf(total)[..., None], 0.0, log_weights)  # else evidence leaves nothing
     drawn = pyro.sample(name, dist.Categorical(logits=possible), obs=value, infer=mode)
-    if (total.detach().abs() > 1e-12).any():
+    if has_mass:
         pyro.factor(f"{name}_mass", total)
     return drawn
+
+
+def _has_mass(log_weights: Tensor) -> bool:
+    """Whether some row does not sum to one."""
+    return bool((logsumexp(log_weights).detach().abs() > 1e-12).any())

@@ -35,7 +35,7 @@ from cai.graph.factor_graph import Factor, FactorGraph, Variable
 from cai.ops.logspace import safe_log
 
 #: How far a row of a BAYES table may be from one: published files are rounded to a few digits.
-ROW_TOLERANCE = 1e-3
+_ROW_TOLERANCE = 1e-3
 _KINDS = ("MARKOV", "BAYES")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 #: Beyond so many nats exp() leaves float64's normal numbers.
@@ -153,8 +153,10 @@ def read_text(source: str | os.PathLike[str], what: str) -> str:
         FileNotFoundError: There is no such file.
         ValueError: The file does not hold text.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise ValueError(f"{what}: expected a path or a text, got {type(source).__name__}")
     if isinstance(source, str) and "\n" in source:
-        return source
+        return source.removeprefix("\ufeff")
     if not os.path.isfile(source):
         shown = os.fspath(source)
         shown = shown if len(shown) <= 300 else shown[:297] + "..."
@@ -226,7 +228,7 @@ def _check_network(graph: FactorGraph, what: str) -> None:
             raise ValueError(f"{what}: variable {child!r} is the last of two factors, {both}")
         factor_of[child] = factor.name
         sums = torch.logsumexp(factor.log_table.detach(), -1).exp()
-        off = (sums - 1.0).abs() > ROW_TOLERANCE
+        off = (sums - 1.0).abs() > _ROW_TOLERANCE
         if off.any():
             row = index_of_first(off)
             where = ", ".join(f"{name} = {value}" for name, value in zip(factor.variables, row, strict=False))

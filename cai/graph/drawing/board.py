@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 #: Half the height of a variable, the radius that a factor counts for (its square is smaller), and how far nodes keep.
 RADIUS, FACTOR_RADIUS, GAP = 0.28, 0.2, 1.25
 #: Lines keep so far from nodes that they do not tie, in half axes, and squares so far from lines that are not theirs.
-_CLEAR, _ASIDE = 1.3, 0.4
+CLEAR, _ASIDE = 1.3, 0.4
 _FRACTIONS = np.array([0.5, 0.42, 0.58, 0.34, 0.66, 0.27, 0.73])
 _RADII = np.array([0.35, 0.55, 0.75, 0.95, 1.2, 1.5, 1.9, 2.4, 3.2, 4.5, 6.5])
 _ANGLES = np.arange(24) * np.pi / 12
@@ -86,7 +86,7 @@ class Board:
     def _around(self, points: Array) -> Array:
         """Gives centres and half axes, `[N, 2, 2]`, of the nodes that a factor in the box of the points may touch."""
         nodes = self._nodes[: len(self._index)]
-        reach = _CLEAR * (nodes[:, 1] + FACTOR_RADIUS)
+        reach = CLEAR * (nodes[:, 1] + FACTOR_RADIUS)
         low, high = points.min(0), points.max(0)
         return nodes[((nodes[:, 0] + reach > low) & (nodes[:, 0] - reach < high)).all(1)]
 
@@ -114,7 +114,7 @@ class Board:
         cost += 1.2 * crossing(starts, tied[:, None], lines[:, 0], lines[:, 1]).sum((1, 2))
         near = distance(nodes[:, 0] / nodes[:, 1], starts / nodes[:, 1], tied[:, None] / nodes[:, 1])
         own = (tied[:, None] == nodes[:, 0]).all(2)
-        cost += 60.0 * np.where(own, 0.0, np.clip(1.0 - near / _CLEAR, 0.0, None)).sum((1, 2))
+        cost += 60.0 * np.where(own, 0.0, np.clip(1.0 - near / CLEAR, 0.0, None)).sum((1, 2))
         lengths = np.linalg.norm(spots[:, None] - tied, axis=-1)
         return cost + lengths.sum(1) + 0.5 * np.ptp(lengths, axis=1)
 

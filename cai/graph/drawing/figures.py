@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cai.graph.drawing.board import RADIUS, Node
-from cai.graph.drawing.labels import FACTOR, INCHES, SQUARE, Box, half_width, is_telling, place_labels, variable_size
+from cai.graph.drawing.labels import FONT, INCHES, SQUARE, Box, half_width, is_telling, place_labels, variable_size
 from cai.graph.drawing.layout import lay_out
 
 if TYPE_CHECKING:
@@ -164,9 +164,8 @@ def _name(ax: Axes, box: Box, zoom: float) -> None:
     from matplotlib.patheffects import withStroke
 
     halo = [withStroke(linewidth=2.0, foreground=_PAPER)]  # lines that it must cover stop short of it
-    text = ax.text(
-        box.centre[0], box.centre[1], box.text, ha="center", va="center", fontsize=zoom * FACTOR, color=_INK, zorder=3
-    )
+    x, y = box.centre
+    text = ax.text(x, y, box.text, ha="center", va="center", fontsize=zoom * FONT, color=_INK, zorder=3)
     text.set(path_effects=halo, parse_math=False)
 
 

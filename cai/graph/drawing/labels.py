@@ -18,7 +18,7 @@ from cai.graph.drawing.board import RADIUS, Array, Node
 #: Width of a unit of the page, and half the side of a factor's square in units.
 INCHES, SQUARE = 0.8, 0.11
 #: Sizes of text in points: of variables, of the smallest of them, and of factors.
-_VARIABLE, _SMALLEST, FACTOR = 9.0, 6.0, 7.5
+_VARIABLE, _SMALLEST, FONT = 9.0, 6.0, 7.5
 #: A wider text of a variable, in points, is made smaller; a factor's name of more characters is wrapped.
 _WIDE, _LONG = 62.0, 22
 #: How much wider a text can be on the screen, where letters are whole pixels wide.
@@ -97,7 +97,7 @@ def place_labels(
 def _half_size(text: str) -> Array:
     """Computes half the width and half the height of a factor's name, `[2]`."""
     rows = text.split("\n")
-    width, height = max(_points(row, FACTOR) for row in rows), FACTOR * _HEIGHT * len(rows)
+    width, height = max(_points(row, FONT) for row in rows), FONT * _HEIGHT * len(rows)
     return 0.5 * np.array([_units(width), _units(height)])
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import networkx
 import numpy as np
 
-from cai.graph.drawing.board import FACTOR_RADIUS, GAP, RADIUS, Array, Board, Node, crossing, distance
+from cai.graph.drawing.board import CLEAR, FACTOR_RADIUS, GAP, RADIUS, Array, Board, Node, crossing, distance
 from cai.graph.drawing.timeline import lay_out_in_time, read_timeline
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _packed(
     corner, deepest = np.zeros(2), 0.0
     for board, size in zip(boards, sizes, strict=True):
         if corner[0] + size[0] > page + 1e-9:
-            corner, deepest = np.array([0.0, deepest]), deepest
+            corner = np.array([0.0, deepest])
         low, high = board.box()
         shift = corner - np.array([low[0], high[1]])
         places |= {node: place + shift for node, place in board.places().items()}
@@ -156,7 +156,7 @@ def _tangles(points: Array, edges: Array) -> float:
     """Counts edges that cross and, twice, nodes on which an edge lies that does not end there."""
     starts, ends = points[edges[:, 0]], points[edges[:, 1]]
     crossings = crossing(starts[:, None], ends[:, None], starts, ends).sum() / 2
-    near = distance(points[:, None], starts, ends) < 1.3 * RADIUS
+    near = distance(points[:, None], starts, ends) < CLEAR * RADIUS
     near[edges.T, np.arange(len(edges))] = False
     return float(crossings + 2.0 * near.sum())
 

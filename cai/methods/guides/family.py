@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from cai.inference.guided import Store
@@ -59,11 +58,6 @@ class AbstractFamily(ABC):
     @abstractmethod
     def answer(self, graph: Any, method: Any, stats: Stats, seed: int) -> Posterior:
         """Wraps the parameters as the posterior."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters lie."""
-        return next((param.device for param in self.store.params.values()), torch.device("cpu"))
 
 
 class AbstractGuide(ABC):

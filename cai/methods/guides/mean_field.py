@@ -24,6 +24,7 @@ from cai.data.serialization import serializable
 from cai.errors import IncompatibleMethod
 from cai.graph.factor_graph import FactorGraph
 from cai.graph.latent import latent_factors
+from cai.inference.factor_graph import need_support
 from cai.inference.guided import Store
 from cai.inference.stats import Stats
 from cai.inference.variational import MeanFieldPosterior
@@ -84,11 +85,7 @@ class MeanFieldFamily(AbstractFamily):
 
     def _check(self) -> None:
         nothing = any(bool((~possible).all(0).any()) for possible in self._possible)
-        if nothing or torch.isneginf(self._factors.log_constant):
-            raise IncompatibleMethod(
-                "the evidence has probability zero: no assignment of this graph's variables agrees with it and with "
-                "every factor"
-            )
+        need_support(not (nothing or torch.isneginf(self._factors.log_constant)))
         member = forbidden_member(self._factors, self._possible)
         if member is not None:
             names = ", ".join(self._latent.names[number] for number in self._factors.scopes[member])

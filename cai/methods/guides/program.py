@@ -19,9 +19,10 @@ from torch import Tensor
 
 from cai.errors import IncompatibleMethod
 from cai.graph.trajectory_graph import TrajectoryGraph
+from cai.inference.factor_graph import states_and_actions
 from cai.inference.guided import GuidedProgram, guided_program
 from cai.inference.stats import Stats
-from cai.inference.variational import PlanPosterior, states_and_actions
+from cai.inference.variational import PlanPosterior
 from cai.methods.guides.family import AbstractFamily, AbstractGuide, Effort
 from cai.ops.threads import SMALL
 
@@ -54,7 +55,7 @@ class ProgramGuide(AbstractGuide):
         except ValueError as error:
             raise IncompatibleMethod(f"SVI needs the graph as a Pyro program: {error}") from error
 
-    def make(self, program: Callable[[], Any]) -> Callable[[], Any]:
+    def _make(self, program: Callable[[], Any]) -> Callable[[], Any]:
         """Makes the guide for a program; a guide with parameters of its own is copied."""
         if isinstance(self.given, torch.nn.Module):
             return copy.deepcopy(self.given)
@@ -67,7 +68,7 @@ class ProgramGuide(AbstractGuide):
             IncompatibleMethod: The guide does not fit the program.
         """
         try:
-            return guided_program(graph.to_pyro(), self.make, seed)
+            return guided_program(graph.to_pyro(), self._make, seed)
         except (RuntimeError, ValueError, NotImplementedError, KeyError) as error:
             name = getattr(self.given, "__name__", type(self.given).__name__)
             reason = str(error).strip().split("\n")[0]
@@ -118,7 +119,7 @@ class ProgramFamily(AbstractFamily):
         """Draws what the bound and the actions' moments are read off."""
         particles = self._program.draw(self._effort.num_evaluations, seed)
         assert graph.horizon is not None
-        states, actions = states_and_actions(particles, graph.horizon)
+        states, actions = states_and_actions(particles.values, graph.horizon)
         return PlanPosterior(graph, method, stats, self._program, particles.log_weights.mean(), states, actions)
 
 

@@ -108,7 +108,7 @@ class InLogs:
     def _blocks(self, incoming: Sequence[Tensor]) -> list[tuple[Tensor, Sequence[Tensor]]]:
         entries, count = self.log_table[..., 0].numel(), incoming[0].shape[1]
         size = max(1, _BLOCK // entries)
-        if self.log_table.shape[-1] == count or count <= size:
+        if self.log_table.shape[-1] == count:
             return [(self.log_table, incoming)]
         cuts = range(0, count, size)
         return [(self.log_table, [message[:, at : at + size] for message in incoming]) for at in cuts]

@@ -63,7 +63,7 @@ def _told(kernel: LoopyKernel, incoming: Messages, member: int, number: int, val
         if other in values:
             table = table.select(dim, values[other])
         elif other != number:
-            table = (table + message[:, place].reshape(-1, *[1] * (table.dim() - dim - 1))).amax(dim)
+            table = (table.movedim(dim, -1) + message[:, place]).amax(-1)
     return table
 
 

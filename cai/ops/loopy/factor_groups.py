@@ -149,30 +149,29 @@ def group_factors(sizes: Sequence[int], scopes: Sequence[Scope], log_tables: Seq
     numbers: dict[int, list[int]] = defaultdict(list)
     for number, size in enumerate(sizes):
         numbers[size].append(number)
-    kind_of = {size: kind for kind, size in enumerate(numbers)}
     place = {number: column for of_size in numbers.values() for column, number in enumerate(of_size)}
+    groups, messages = _groups(merged, list(numbers))
+    variables = []
+    for (size, of_size), pairs in zip(numbers.items(), messages, strict=True):
+        log_unary = _unary_of(size, [(place[v], table) for v, table in unary if sizes[v] == size], len(of_size), like)
+        owners = [place[merged_scopes[member][dim]] for member, dim in pairs]
+        order = sorted(range(len(pairs)), key=pairs.__getitem__)
+        variables.append(Variables(tuple(of_size), log_unary, _indices(owners, like), _indices(order, like)))
+    return FactorGroups(tuple(variables), tuple(groups), tuple(merged_scopes), sum(constants, like.new_zeros(())))
 
-    owners: list[list[int]] = [[] for _ in numbers]
-    edges: list[list[tuple[int, int]]] = [[] for _ in numbers]
+
+def _groups(tables: Sequence[Tensor], sizes: Sequence[int]) -> tuple[list[Group], list[list[tuple[int, int]]]]:
+    """Makes the groups, and lists the messages to variables of each size, in order, as pairs (factor, dimension)."""
+    messages: list[list[tuple[int, int]]] = [[] for _ in sizes]
     groups = []
-    for members, log_table in _stacks(merged):
-        kinds = tuple(kind_of[size] for size in log_table.shape[:-1])
+    for members, log_table in _stacks(tables):
+        kinds = tuple(sizes.index(size) for size in log_table.shape[:-1])
         starts = []
         for dim, kind in enumerate(kinds):
-            starts.append(len(owners[kind]))
-            owners[kind] += [place[merged_scopes[member][dim]] for member in members]
-            edges[kind] += [(member, dim) for member in members]
+            starts.append(len(messages[kind]))
+            messages[kind] += [(member, dim) for member in members]
         groups.append(Group(tuple(members), log_table, kinds, tuple(starts)))
-    variables = tuple(
-        Variables(
-            tuple(of_size),
-            _unary_of(size, [(place[v], table) for v, table in unary if sizes[v] == size], len(of_size), like),
-            torch.tensor(owners[kind], dtype=torch.int64, device=like.device),
-            torch.tensor(sorted(range(len(edges[kind])), key=edges[kind].__getitem__), device=like.device).long(),
-        )
-        for kind, (size, of_size) in enumerate(numbers.items())
-    )
-    return FactorGroups(variables, tuple(groups), tuple(merged_scopes), sum(constants, like.new_zeros(())))
+    return groups, messages
 
 
 def _stacks(tables: Sequence[Tensor]) -> list[tuple[list[int], Tensor]]:
@@ -196,5 +195,9 @@ def _unary_of(size: int, factors: list[tuple[int, Tensor]], num: int, like: Tens
     zeros = like.new_zeros(size, num)
     if not factors:
         return zeros
-    columns = torch.tensor([column for column, _ in factors], device=like.device)
+    columns = _indices([column for column, _ in factors], like)
     return zeros.index_add(1, columns, torch.stack([table for _, table in factors], 1))
+
+
+def _indices(numbers: Sequence[int], like: Tensor) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.int64, device=like.device)

@@ -32,7 +32,7 @@ from cai.ops.logspace import logsumexp
 from cai.ops.loopy.contractions import Contraction, contraction, exponent_range, finite_span, with_top_at_zero
 from cai.ops.loopy.factor_groups import FactorGroups
 from cai.ops.loopy.message_space import LogSpace, MessageSpace, ProbabilitySpace
-from cai.ops.semirings import LogSemiring, Semiring
+from cai.ops.semirings import LogSemiring, Semiring, aligned
 
 #: One tensor `[c, E]` a cardinality: a column a pair (factor, variable).
 Messages = tuple[Tensor, ...]
@@ -97,7 +97,7 @@ class LoopyKernel:
         group, place = self.factors.positions[member]
         belief = group.table(place).detach()
         for dim, message in enumerate(group.columns(log_incoming)):
-            belief = belief + message[:, place].reshape(-1, *[1] * (belief.dim() - dim - 1))
+            belief = belief + aligned(message[:, place], [dim], belief.dim())
         return belief
 
     def log_evidence(self, messages: Messages) -> Tensor:

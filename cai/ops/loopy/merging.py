@@ -14,6 +14,8 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor
 
+from cai.ops.semirings import aligned
+
 Scope = tuple[int, ...]
 
 #: Entries by which tables that may be equal are found.
@@ -54,6 +56,20 @@ def merged_into_wider(scopes: Sequence[Scope], tables: Sequence[Tensor]) -> tupl
     Returns:
         Scopes and log tables of the factors that are left, in their order; equal products are one tensor.
     """
+    guests = _guests(scopes)
+    made: dict[Hashable, Tensor] = {}
+    result = []
+    for host in sorted(guests):
+        parts = [(tables[guest], tuple(map(scopes[host].index, scopes[guest]))) for guest in guests[host]]
+        recipe = (id(tables[host]), *((id(table), places) for table, places in parts))
+        if recipe not in made:
+            made[recipe] = sum((aligned(*part, len(scopes[host])) for part in parts), tables[host])
+        result.append(made[recipe])
+    return [scopes[host] for host in sorted(guests)], result
+
+
+def _guests(scopes: Sequence[Scope]) -> dict[int, list[int]]:
+    """Finds the factors that are left, each with those that are multiplied into it."""
     holders: dict[int, list[int]] = defaultdict(list)
     guests: dict[int, list[int]] = {}
     for index in sorted(range(len(scopes)), key=lambda i: -len(scopes[i])):
@@ -65,24 +81,4 @@ def merged_into_wider(scopes: Sequence[Scope], tables: Sequence[Tensor]) -> tupl
         guests[index] = []
         for variable in scopes[index]:
             holders[variable].append(index)
-    made: dict[Hashable, Tensor] = {}
-    result = []
-    for host in sorted(guests):
-        places = [tuple(scopes[host].index(variable) for variable in scopes[guest]) for guest in guests[host]]
-        recipe = (id(tables[host]), *zip((id(tables[guest]) for guest in guests[host]), places, strict=True))
-        if recipe not in made:
-            parts = (
-                _spread(tables[guest], at, len(scopes[host])) for guest, at in zip(guests[host], places, strict=True)
-            )
-            made[recipe] = sum(parts, tables[host])
-        result.append(made[recipe])
-    return [scopes[host] for host in sorted(guests)], result
-
-
-def _spread(table: Tensor, places: tuple[int, ...], num_dims: int) -> Tensor:
-    """Puts the dimensions of a table at these places of a larger one, with size one at the others."""
-    order = sorted(range(len(places)), key=places.__getitem__)
-    shape = [1] * num_dims
-    for dim in order:
-        shape[places[dim]] = table.shape[dim]
-    return table.permute(order).reshape(shape)
+    return guests
