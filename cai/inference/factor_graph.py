@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from cai.data.serialization import serializable
 from cai.data.trajectories import Trajectories
 from cai.errors import IncompatibleMethod, Unavailable
 from cai.factors.checks import state_index
@@ -18,9 +19,12 @@ from cai.graph.factor_graph import FactorGraph
 from cai.graph.tabulate import tabulate
 from cai.inference.posterior import Posterior
 from cai.ops.caching import grad_cached_property
-from cai.ops.semirings import aligned
+from cai.ops.semirings import LogSemiring, TropicalSemiring, aligned
 from cai.ops.tables import Tables
 from cai.simulate.chains import episodes_of
+
+for _class in (LogSemiring, TropicalSemiring):
+    serializable(_class)
 
 
 @dataclass(frozen=True, eq=False)

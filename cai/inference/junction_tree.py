@@ -21,9 +21,6 @@ from cai.ops.semirings import LogSemiring, TropicalSemiring
 from cai.ops.tree_messages import Collected, collect
 from cai.simulate.seeding import seeded
 
-for _class in (LogSemiring, TropicalSemiring):
-    serializable(_class)
-
 
 @serializable
 @dataclass(frozen=True, eq=False, repr=False)

@@ -16,7 +16,8 @@ class Stats:
     Attributes:
         num_steps: Backups (time steps, sweeps or Newton steps) done; of a junction tree, cliques.
         converged: Whether the tolerance, or the floor of rounding, was reached; a single backward pass always has.
-        residual: max |B V - V| at the end, reward units; of a factor graph the greatest change of a message, nats.
+        residual: max |B V - V| at the end, reward units; of a factor graph the greatest change of a message, nats; of
+            `SVI` the greatest entry of the gradient or, with a Pyro guide, the drift of the bound, nats.
         certified_error: A bound of the error of v in the maximum norm, reward units, or of a factor graph's log
             beliefs, nats; infinite where nothing is proved.
         seconds: Wall-clock time of the inference.
