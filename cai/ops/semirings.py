@@ -69,11 +69,14 @@ def aligned(table: Tensor, places: Sequence[int], num_dims: int) -> Tensor:
         places: Where each of its dimensions goes.
         num_dims: How many dimensions there are to be.
     """
-    order = sorted(range(len(places)), key=places.__getitem__)
+    if len(places) > 1:
+        table = table.permute(sorted(range(len(places)), key=places.__getitem__))
+    if len(places) == num_dims:
+        return table
     shape = [1] * num_dims
-    for place, size in zip(places, table.shape, strict=True):
+    for place, size in zip(sorted(places), table.shape, strict=True):
         shape[place] = size
-    return table.permute(order).reshape(shape)
+    return table.reshape(shape)
 
 
 def _as_one(table: Tensor, dims: Sequence[int]) -> tuple[Tensor, int]:

@@ -55,18 +55,27 @@ class Collected:
     messages: tuple[Tensor, ...]
     log_total: Tensor
 
-    @grad_cached_property
+    @property
     def beliefs(self) -> tuple[Tensor, ...]:
         """For each clique, the semiring's sum of the whole joint over all other variables, up to other trees' Z."""
+        return self._calibrated[0]
+
+    @grad_cached_property
+    def _calibrated(self) -> tuple[tuple[Tensor, ...], dict[tuple[int, ...], Tensor]]:
+        """The beliefs on cliques, and on the separators between them; a separator's is summed once, not a child."""
         beliefs: list[Tensor] = list(self.tables)
+        between: dict[tuple[int, ...], Tensor] = {}
         divided = _divided if self._holds_zeros else torch.sub
         with threads_for(self.tree.largest):
             for index in range(len(beliefs) - 1, -1, -1):
                 clique = self.tree.cliques[index]
-                if clique.parent is not None:
-                    above = _onto(beliefs[clique.parent], self.tree.cliques[clique.parent], clique, self.semiring)
-                    beliefs[index] = beliefs[index] + divided(above, self.messages[index])
-        return tuple(beliefs)
+                if clique.parent is None:
+                    continue
+                if clique.separator not in between:
+                    parent = self.tree.cliques[clique.parent]
+                    between[clique.separator] = _onto(beliefs[clique.parent], parent, clique, self.semiring)
+                beliefs[index] = beliefs[index] + divided(between[clique.separator], self.messages[index])
+        return tuple(beliefs), between
 
     @cached_property
     def _holds_zeros(self) -> bool:
@@ -74,12 +83,15 @@ class Collected:
 
     def belief(self, variables: Sequence[int]) -> Tensor | None:
         """Gives the belief on some variables, one dimension each in the order given; None if no clique holds them."""
+        beliefs, between = self._calibrated
+        if len(variables) == 1 and tuple(variables) in between:
+            return between[tuple(variables)]
         home = self.tree.holding(variables)
         if home is None:
             return None
         held = self.tree.cliques[home].variables
         kept = [variable for variable in held if variable in variables]
-        table = self.semiring.reduce(self.beliefs[home], [i for i, v in enumerate(held) if v not in variables])
+        table = self.semiring.reduce(beliefs[home], [i for i, v in enumerate(held) if v not in variables])
         return table.permute([kept.index(variable) for variable in variables]) if len(kept) > 1 else table
 
     def sample(self, num: int, generator: torch.Generator | None = None) -> dict[int, Tensor]:
@@ -171,7 +183,7 @@ class CollectPass:
         table = terms[0]
         for term in terms[1:]:
             table = table + term
-        return table.expand(clique.shape)
+        return table if table.shape == clique.shape else table.expand(clique.shape)
 
 
 def _bundled(terms: list[Tensor]) -> list[Tensor]:
