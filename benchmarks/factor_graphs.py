@@ -9,7 +9,6 @@ are processes of their own and take turns. The last table has a wide grid, again
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -79,15 +78,11 @@ WORKERS = {"cai": cai_marginals, "floor": bare_exponentials}
 
 def main() -> None:
     """Runs the director, or one of its workers."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer-python", help="the Python of an environment with pgmpy 1.1.2")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.worker:
-        WORKERS[options.worker[0]](*options.worker[1:])
+    from interleave import director_options, interleaved, report
+
+    options = director_options(__doc__.splitlines()[0], WORKERS, peer="pgmpy 1.1.2", rounds=5)
+    if options is None:
         return
-    from interleave import interleaved, report
 
     me = [sys.executable, str(Path(__file__).resolve()), "--worker"]
     with tempfile.TemporaryDirectory() as folder:

@@ -2,10 +2,44 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+
+def director_options(
+    description: str,
+    workers: Mapping[str, Callable[..., None]],
+    *,
+    peer: str,
+    rounds: int,
+    flags: Mapping[str, str] | None = None,
+) -> argparse.Namespace | None:
+    """Reads a director's command line, or serves as the worker that it names.
+
+    Args:
+        description: What the benchmark is, for `--help`.
+        workers: The workers of this script, by the name that follows `--worker`.
+        peer: What the environment of `--peer-python` must hold.
+        rounds: How often each worker takes its turn, by default.
+        flags: Further switches of the script and what they do.
+
+    Returns:
+        The options; None once a worker has served.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--peer-python", help=f"the Python of an environment with {peer}")
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
+    for flag, what in (flags or {}).items():
+        parser.add_argument(flag, action="store_true", help=what)
+    options = parser.parse_args()
+    if not options.worker:
+        return options
+    workers[options.worker[0]](*options.worker[1:])
+    return None
 
 
 def interleaved(workers: Mapping[str, Sequence[str]], rounds: int) -> dict[str, list[float]]:

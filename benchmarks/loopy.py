@@ -10,7 +10,6 @@ to all marginals, the others for their sweeps alone. Workers are processes of th
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -142,19 +141,17 @@ WORKERS = {"cai": cai_sweeps, "numpy": numpy_sweeps, "copies": copies}
 
 def main() -> None:
     """Runs the director, or one of its workers."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer-python", help="the Python of an environment with pgmax 0.6.1 and jax 0.4.20")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
-    parser.add_argument("--schedules", action="store_true", help="count on how many spin glasses each settles")
-    options = parser.parse_args()
+    from interleave import director_options, interleaved, report
+
+    flags = {"--schedules": "count on how many spin glasses each settles"}
+    options = director_options(
+        __doc__.splitlines()[0], WORKERS, peer="pgmax 0.6.1 and jax 0.4.20", rounds=5, flags=flags
+    )
+    if options is None:
+        return
     if options.schedules:
         schedules()
         return
-    if options.worker:
-        WORKERS[options.worker[0]](*options.worker[1:])
-        return
-    from interleave import interleaved, report
 
     me = [sys.executable, str(Path(__file__).resolve()), "--worker"]
     for tables in ("different", "shared"):

@@ -9,7 +9,6 @@ not timed. Workers are processes of their own and take turns.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -110,15 +109,11 @@ WORKERS = {
 
 def main() -> None:
     """Runs the director, or one of its workers."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer-python", help="the Python of an environment with imitation 1.0.1")
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.worker:
-        WORKERS[options.worker[0]](*options.worker[1:])
+    from interleave import director_options, interleaved, report
+
+    options = director_options(__doc__.splitlines()[0], WORKERS, peer="imitation 1.0.1", rounds=30)
+    if options is None:
         return
-    from interleave import interleaved, report
 
     me = [sys.executable, str(Path(__file__).resolve()), "--worker"]
     workers = {f"cai {method}": [*me, "cai_500", method] for method in ("SoftValueIteration", "SumProduct")}
