@@ -46,7 +46,7 @@ and Singh (1999), figure 2 (four rooms); the closed form is derived above.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,8 @@ import cai
 LAYOUT = ("S..#...", ".#.#.#.", ".#...#G", "...#...", "#4.#...")
 MOVES = ((0, -1), (1, 0), (0, 1), (-1, 0))
 LETTERS = "S.#G0123456789"
+#: States whose successors are worked out at once.
+BLOCK = 2**14
 
 
 def build(
@@ -94,14 +96,19 @@ def build(
         raise ValueError(f"gridworld: slip is a probability in [0, 1], got {slip}")
     if not math.isfinite(step_cost):
         raise ValueError(f"gridworld: step_cost must be finite, got {step_cost}")
-    letters = _parse(_four_rooms(size) if size is not None else LAYOUT if layout is None else layout)
+    letters = _four_rooms(size) if size is not None else _parse(LAYOUT if layout is None else layout)
     worth = _worth(letters, goal_reward, goals or {})
     cells = np.flatnonzero(letters != "#")
     free_letters, terminal = letters.flat[cells], ~np.isnan(worth.flat[cells])
     start = (free_letters == "S").astype(float)
     return cai.TrajectoryGraph(
         initial=cai.factors.Categorical(probs=start / start.sum()),
-        dynamics=_dynamics(letters, cells, terminal, slip),
+        dynamics=cai.factors.TabularDynamics.from_blocks(
+            _successors(letters, cells, terminal, slip),
+            num_states=len(cells),
+            num_actions=len(MOVES),
+            terminal=terminal,
+        ),
         reward=cai.factors.TabularReward(np.full(len(cells), -float(step_cost))),
         terminal_reward=cai.factors.TabularReward(np.nan_to_num(worth.flat[cells])),
         horizon=horizon,
@@ -110,9 +117,9 @@ def build(
         state_space=cai.GridSpace(
             letters.shape[0],
             letters.shape[1],
-            cells=cells.tolist(),
+            cells=cells,
             moves=MOVES,
-            labels=np.where(free_letters == ".", np.where(terminal, "G", ""), free_letters).tolist(),
+            labels=np.where(free_letters == ".", np.where(terminal, "G", ""), free_letters),
         ),
     )
 
@@ -123,8 +130,9 @@ def _parse(layout: Sequence[str]) -> NDArray[np.str_]:
     lengths = [len(row) for row in rows]
     if not rows or min(lengths) == 0 or min(lengths) != max(lengths):
         raise ValueError(f"gridworld: layout needs rows of one length, at least 1, got lengths {lengths}")
-    letters = np.array([list(row) for row in rows])
-    unknown = np.argwhere(~np.isin(letters, list(LETTERS)))
+    codes = np.frombuffer("".join(map("".join, rows)).encode("utf-32-le"), dtype="<u4").reshape(len(rows), -1)
+    letters = codes.view("<U1")
+    unknown = np.argwhere(~np.isin(codes, [ord(letter) for letter in LETTERS]))
     if len(unknown):
         row, column = unknown[0]
         raise ValueError(f"gridworld: letter {str(letters[row, column])!r} at ({row}, {column}) is none of {LETTERS!r}")
@@ -137,7 +145,7 @@ def _worth(
     letters: NDArray[np.str_], goal_reward: float, goals: Mapping[tuple[int, int], float]
 ) -> NDArray[np.float64]:
     """Reward of every goal, `[rows, columns]`, NaN at a cell that is none."""
-    digits = np.char.isdigit(letters)
+    digits = (letters >= "0") & (letters <= "9")
     worth = np.where(letters == "G", float(goal_reward), np.nan)
     worth[digits] = letters[digits].astype(float)
     for (row, column), reward in goals.items():
@@ -155,26 +163,26 @@ def _worth(
     return worth
 
 
-def _dynamics(
+def _successors(
     letters: NDArray[np.str_], cells: NDArray[np.intp], terminal: NDArray[np.bool_], slip: float
-) -> cai.factors.TabularDynamics:
-    """Successors and their probabilities, `[S, 4, K]`, K = 3 on a slippery floor (as meant, to either side)."""
-    states = np.arange(len(cells))
-    state_of_cell = np.full(letters.size, -1)
-    state_of_cell[cells] = states
-    position = np.stack(np.divmod(cells, letters.shape[1]), axis=-1)[:, None] + np.array(MOVES)
-    row, column = np.moveaxis(np.clip(position, 0, np.array(letters.shape) - 1), -1, 0)
-    landing = state_of_cell[row * letters.shape[1] + column]
-    landing = np.where((landing < 0) | terminal[:, None], states[:, None], landing)
-    turns, probs = (np.array([0, -1, 1]), [1 - slip, slip / 2, slip / 2]) if slip else (np.array([0]), [1.0])
-    successors = landing[:, (np.arange(4)[:, None] + turns) % 4]
-    return cai.factors.TabularDynamics.from_successors(
-        successors, np.broadcast_to(np.array(probs), successors.shape).copy(), terminal=terminal
-    )
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float64]]]:
+    """Successors and probabilities, `[n, 4, K]` a block, K = 3 on a slippery floor (as meant, to either side)."""
+    state_of_cell = np.full(letters.size, -1, dtype=np.int32)
+    state_of_cell[cells] = np.arange(len(cells))
+    turns, probs = ([0, -1, 1], [1 - slip, slip / 2, slip / 2]) if slip else ([0], [1.0])
+    actions = (np.arange(len(MOVES))[:, None] + turns) % len(MOVES)
+    for first in range(0, len(cells), BLOCK):
+        states = np.arange(first, min(first + BLOCK, len(cells)), dtype=np.int32)[:, None]
+        row, column = np.divmod(cells[states], letters.shape[1])
+        row = np.clip(row + [move[0] for move in MOVES], 0, letters.shape[0] - 1)
+        column = np.clip(column + [move[1] for move in MOVES], 0, letters.shape[1] - 1)
+        landing = state_of_cell[row * letters.shape[1] + column]
+        landing = np.where((landing < 0) | terminal[states], states, landing)
+        yield landing[:, actions], np.broadcast_to(probs, (len(states), *actions.shape))
 
 
-def _four_rooms(size: int) -> list[str]:
-    """Text of a square map whose two walls, from size 5, have a door in the middle of each of their halves."""
+def _four_rooms(size: int) -> NDArray[np.str_]:
+    """Letters of a square map whose two walls, from size 5, have a door in the middle of each of their halves."""
     if size < 2:
         raise ValueError(f"gridworld: size must be at least 2, got {size}")
     letters = np.full((size, size), ".")
@@ -183,4 +191,4 @@ def _four_rooms(size: int) -> list[str]:
         letters[wall, :] = letters[:, wall] = "#"
         letters[wall, doors] = letters[doors, wall] = "."
     letters[0, 0], letters[-1, -1] = "S", "G"
-    return ["".join(row) for row in letters]
+    return letters

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import numbers
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-import scipy.sparse
 import torch
 from torch import Tensor
 
 from cai.data.serialization import serializable
 from cai.factors.checks import (
-    as_table,
-    check_finite,
+    as_numbers,
+    check_kept,
     check_rows,
-    check_sums,
-    needs_normalising,
     normalised,
     own_copy,
-    place,
+    place_of,
     state_index,
     table_at,
     table_dtype,
     weights_to_categorical,
 )
+from cai.factors.sparse_tables import RowChecks, as_array, is_sparse, sparse_dynamics, sparse_shape
 from cai.ops.sparse import Pattern, csr_tensor
-from cai.ops.sparse_transitions import SparseTransitions, sparse_from_triplets
+from cai.ops.sparse_building import RowBlock
+from cai.ops.sparse_transitions import SparseTransitions
 from cai.ops.transitions import DenseTransitions, Transitions
 
 serializable(Pattern)
@@ -41,16 +41,17 @@ class TabularDynamics:
         probs: `[S, A, S]` dense, or a scipy or torch sparse `[S * A, S]` matrix whose row is s * A + a. A tensor keeps
             its gradient; a sparse matrix stays sparse.
         terminal: `[S]`, bool: where an episode ends. The rows of terminal states are never read.
-        dtype: float64 by default.
+        dtype: float64 by default; float32 halves the memory.
 
     Rows that sum to one within 1e-6 (float32 tables) are normalised; a table that learns is left as it is.
 
     Raises:
-        ValueError: A wrong shape, a NaN or negative entry, or a row that does not sum to one: which, and by how much.
+        ValueError: A wrong shape, a NaN or negative entry, a row that does not sum to one, or a possible transition
+            that the dtype would lose: which, and by how much.
     """
 
     def __init__(self, probs: Any, *, terminal: Any = None, dtype: torch.dtype | None = None) -> None:
-        self._set((_table(probs, dtype, "TabularDynamics"),), terminal, time_varying=False)
+        self._set((_table(probs, terminal, dtype),), terminal, time_varying=False)
 
     @classmethod
     def per_step(cls, probs: Any, *, terminal: Any = None, dtype: torch.dtype | None = None) -> TabularDynamics:
@@ -61,7 +62,7 @@ class TabularDynamics:
             terminal: `[S]`, bool.
             dtype: float64 by default.
         """
-        tables = tuple(_table(table, dtype, f"TabularDynamics at time {t}") for t, table in enumerate(probs))
+        tables = tuple(_table(table, terminal, dtype, f" at time {t}") for t, table in enumerate(probs))
         if not tables:
             raise ValueError("TabularDynamics.per_step: no tables given")
         dynamics = cls.__new__(cls)
@@ -80,51 +81,69 @@ class TabularDynamics:
             terminal: `[S]`, bool.
             dtype: float64 by default.
         """
-        values = as_table(probs, "TabularDynamics probs", dtype)
-        if values.dim() != 3:
-            raise ValueError(f"TabularDynamics: successors' probs must be [S, A, K], got {list(values.shape)}")
-        num_states, num_actions, num_successors = values.shape
-        if not values.numel():
-            raise ValueError(f"TabularDynamics: there are no states, actions or successors in {list(values.shape)}")
-        successors = torch.as_tensor(np.asarray(next_states) if not isinstance(next_states, Tensor) else next_states)
-        if successors.shape != values.shape:
-            raise ValueError(
-                f"TabularDynamics: next_states must be {list(values.shape)} as probs, got {list(successors.shape)}"
-            )
-        successors = torch.where(values.detach() == 0, 0, successors)
-        columns = state_index(successors, num_states, "TabularDynamics: next state").flatten()
-        check_finite(values, "TabularDynamics probs", ["state", "action", "successor"])
-        rows = torch.arange(num_states * num_actions, device=values.device).repeat_interleave(num_successors)
-        table = sparse_from_triplets(
-            rows, columns.to(values.device), values.flatten(), num_states=num_states, num_actions=num_actions
-        )
+        values, name = as_array(probs, "TabularDynamics probs"), "TabularDynamics"
+        if len(values.shape) != 3:
+            raise ValueError(f"{name}: successors' probs must be [S, A, K], got {list(values.shape)}")
+        if 0 in values.shape:
+            raise ValueError(f"{name}: there are no states, actions or successors in {list(values.shape)}")
+        num_states, num_actions, _ = values.shape
         dynamics = cls.__new__(cls)
+        checks = RowChecks(num_actions, _terminal_mask(terminal, num_states), "dynamics")
+        table = sparse_dynamics([(name, (next_states, values))], checks, dtype=table_dtype(dtype, name))
         dynamics._set((table,), terminal, time_varying=False)
+        return dynamics
+
+    @classmethod
+    def from_blocks(
+        cls,
+        blocks: Iterable[Any],
+        *,
+        num_states: int,
+        num_actions: int,
+        terminal: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> TabularDynamics:
+        """Makes sparse dynamics of blocks of states, for worlds of which no whole array is to be held.
+
+            TabularDynamics.from_blocks((successors_of(states) for states in pieces), num_states=S, num_actions=A)
+
+        Args:
+            blocks: The rows of consecutive states, from state 0 on, a block at a time: `(next_states, probs)` of
+                `[n, A, K]` each, as `from_successors` takes them, or a scipy or torch sparse matrix `[n * A, S]`, as
+                the constructor does; n and K may differ from block to block. Each is copied: its arrays may be filled
+                anew for the next.
+            num_states: Number of states S.
+            num_actions: Number of actions A.
+            terminal: `[S]`, bool.
+            dtype: float64 by default.
+
+        Raises:
+            ValueError: More or fewer states than S, or what the constructor refuses, as soon as its block has come;
+                states are named by their number in the whole world.
+        """
+        name = "TabularDynamics.from_blocks"
+        for what, size in (("num_states", num_states), ("num_actions", num_actions)):
+            if not isinstance(size, numbers.Integral) or size < 1:
+                raise ValueError(f"{name}: {what} must be a whole number of at least 1, got {size!r}")
+        if not isinstance(blocks, Iterable):
+            raise ValueError(f"{name}: blocks must be an iterable of blocks of states, got {type(blocks).__name__}")
+        named = ((f"{name}: block {number}", block) for number, block in enumerate(blocks))
+        dynamics = cls.__new__(cls)
+        checks = RowChecks(num_actions, _terminal_mask(terminal, num_states), "dynamics")
+        dynamics._set((sparse_dynamics(named, checks, dtype=table_dtype(dtype, name)),), terminal, time_varying=False)
         return dynamics
 
     def _set(self, tables: tuple[Transitions, ...], terminal: Any, *, time_varying: bool) -> None:
         self.time_varying = time_varying
         self.num_states, self.num_actions = tables[0].num_states, tables[0].num_actions
-        device = tables[0].values.device
-        if terminal is None:
-            self.terminal_mask = torch.zeros(self.num_states, dtype=torch.bool, device=device)
-        else:
-            self.terminal_mask = own_copy(terminal)
-            if self.terminal_mask.dtype != torch.bool or self.terminal_mask.shape != (self.num_states,):
-                raise ValueError(
-                    f"TabularDynamics: terminal must be a boolean mask [{self.num_states}], got "
-                    f"{self.terminal_mask.dtype} of shape {list(self.terminal_mask.shape)}"
-                )
-            self.terminal_mask = self.terminal_mask.to(device)
+        self.terminal_mask = _terminal_mask(terminal, self.num_states).to(tables[0].values.device)
         for t, table in enumerate(tables):
-            name = f"dynamics at time {t}" if time_varying else "dynamics"
             if (table.num_states, table.num_actions) != (self.num_states, self.num_actions):
                 raise ValueError(
-                    f"{name}: {table.num_states} states and {table.num_actions} actions, the first table has "
-                    f"{self.num_states} and {self.num_actions}"
+                    f"dynamics at time {t}: {table.num_states} states and {table.num_actions} actions, the first table "
+                    f"has {self.num_states} and {self.num_actions}"
                 )
-            _check_distributions(table, name, self.terminal_mask)
-        self._tables = tuple(_normalised(table) for table in tables)
+        self._tables = tables
 
     @property
     def num_steps(self) -> int | None:
@@ -166,73 +185,51 @@ class TabularDynamics:
     def unpack(cls, parts: dict[str, Any]) -> TabularDynamics:
         """Makes the factor of what a file gave."""
         dynamics = cls.__new__(cls)
+        for table in parts["tables"]:
+            _check(table, parts["terminal"], "dynamics")
         dynamics._set(parts["tables"], parts["terminal"], time_varying=parts["time_varying"])
         return dynamics
 
 
-def sparse_entries(matrix: Any, name: str, dtype: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
-    """Reads a scipy or torch sparse matrix as rows, columns, values and shape; values keep their gradient."""
-    shape = tuple(matrix.shape)
-    if len(shape) != 2:
-        raise ValueError(f"{name}: a sparse matrix must have two dimensions, got {list(shape)}")
-    if scipy.sparse.issparse(matrix):
-        coo = matrix.tocoo()
-        indices = torch.as_tensor(np.stack([coo.row, coo.col]).astype(np.int64))
-        values = torch.as_tensor(np.array(coo.data))
-    else:
-        coo = matrix if matrix.layout == torch.sparse_coo else matrix.to_sparse_coo()
-        coo = coo.coalesce()
-        indices, values = coo.indices(), coo.values()
-    return indices[0], indices[1], values.to(table_dtype(dtype, name)), shape
+def _table(probs: Any, terminal: Any, dtype: torch.dtype | None, when: str = "") -> Transitions:
+    name, dtype = f"TabularDynamics{when}", table_dtype(dtype, "TabularDynamics")
+    if is_sparse(probs):
+        num_rows, num_states = sparse_shape(probs, name)
+        if not num_states or not num_rows or num_rows % num_states:
+            raise ValueError(f"{name}: a sparse table must be [S * A, S], got [{num_rows}, {num_states}]")
+        checks = RowChecks(num_rows // num_states, _terminal_mask(terminal, num_states), f"dynamics{when}")
+        return sparse_dynamics([(name, probs)], checks, dtype=dtype)
+    given = as_numbers(probs, f"{name} probs")
+    if given.dim() != 3 or given.shape[0] != given.shape[2] or not given.numel():
+        raise ValueError(f"{name}: a dense table must be [S, A, S], got {list(given.shape)}")
+
+    check_kept(given, dtype, lambda i: f"dynamics{when} row ({place_of(i, given.shape, ['state', 'action'])})")
+    table = DenseTransitions(given.to(dtype))
+    _check(table, _terminal_mask(terminal, table.num_states), f"dynamics{when}")
+    return table.reweighted(normalised(table.values))
 
 
-def is_sparse(value: Any) -> bool:
-    """Says whether a value is a scipy or torch sparse matrix."""
-    return scipy.sparse.issparse(value) or (isinstance(value, Tensor) and value.layout != torch.strided)
-
-
-def _table(probs: Any, dtype: torch.dtype | None, name: str) -> Transitions:
-    if not is_sparse(probs):
-        table = as_table(probs, f"{name} probs", dtype)
-        if table.dim() != 3 or table.shape[0] != table.shape[2] or not table.numel():
-            raise ValueError(f"{name}: a dense table must be [S, A, S], got {list(table.shape)}")
-        return DenseTransitions(table)
-    rows, columns, values, (num_rows, num_states) = sparse_entries(probs, name, dtype)
-    if not num_states or not num_rows or num_rows % num_states:
-        raise ValueError(f"{name}: a sparse table must be [S * A, S], got [{num_rows}, {num_states}]")
-    _check_entries(values, rows, num_rows // num_states, name)
-    return sparse_from_triplets(rows, columns, values, num_states=num_states, num_actions=num_rows // num_states)
-
-
-def _check_entries(values: Tensor, rows: Tensor, num_actions: int, name: str) -> None:
-    """Raises ValueError at the first stored probability that is not finite, or negative, naming its row."""
-    values = values.detach()
-    for bad, fault in ((~torch.isfinite(values), "holds"), (values < 0, "has a negative probability")):
-        if bad.any():
-            first = int(bad.nonzero()[0])
-            where = place(["state", "action"], divmod(int(rows[first]), num_actions))
-            raise ValueError(f"{name} row ({where}) {fault} {values[first].item():.6g}")
-
-
-def _check_distributions(table: Transitions, name: str, terminal: Tensor) -> None:
-    axes = ["state", "action"]
-    skip = terminal[:, None].expand(-1, table.num_actions)
+def _check(table: Transitions, terminal: Tensor, name: str) -> None:
+    """Raises ValueError at the first entry or row of a table in memory that is not one of probabilities."""
     if isinstance(table, DenseTransitions):
-        check_rows(table.values, name, axes, skip)
+        skip = terminal.to(table.values.device)[:, None].expand(-1, table.num_actions)
+        check_rows(table.values, name, ["state", "action"], skip)
         return
     assert isinstance(table, SparseTransitions)
-    values = table.values.detach()
-    _check_entries(values, table.pattern.rows, table.num_actions, name)
-    check_sums(table.over_next(values), name, axes, skip)
+    rows = RowBlock(table.pattern.row_starts.cpu(), table.pattern.columns.cpu(), table.values)
+    RowChecks(table.num_actions, terminal.cpu(), name).check(rows)
 
 
-def _normalised(table: Transitions) -> Transitions:
-    if isinstance(table, DenseTransitions):
-        return table.reweighted(normalised(table.values))
-    sums = table.over_next(table.values.detach())
-    if table.values.requires_grad or not needs_normalising(sums).any():
-        return table
-    return table.reweighted(table.values / table.at_source(torch.where(needs_normalising(sums), sums, 1.0)))
+def _terminal_mask(terminal: Any, num_states: int) -> Tensor:
+    if terminal is None:
+        return torch.zeros(num_states, dtype=torch.bool)
+    mask = own_copy(terminal).cpu()
+    if mask.dtype != torch.bool or mask.shape != (num_states,):
+        raise ValueError(
+            f"TabularDynamics: terminal must be a boolean mask [{num_states}], got {mask.dtype} of shape "
+            f"{list(mask.shape)}"
+        )
+    return mask
 
 
 def _as_given(table: Transitions) -> Tensor:

@@ -8,9 +8,18 @@ import torch
 from torch import Tensor
 
 from cai.data.serialization import serializable
-from cai.factors.checks import as_table, check_finite, state_index, table_at
-from cai.factors.dynamics import is_sparse, sparse_entries
-from cai.ops.sparse_transitions import SparseTransitions, sparse_from_triplets
+from cai.factors.checks import (
+    as_numbers,
+    as_table,
+    check_finite,
+    check_range,
+    place_of,
+    state_index,
+    table_at,
+    table_dtype,
+)
+from cai.factors.sparse_tables import is_sparse, sparse_reward
+from cai.ops.sparse_transitions import SparseTransitions
 from cai.ops.transitions import DenseTransitions, Transitions
 
 #: What a reward is of, by its number of dimensions.
@@ -201,17 +210,16 @@ class LinearReward:
 
 
 def _table(values: Any, dtype: torch.dtype | None, name: str) -> Tensor | SparseTransitions:
-    if not is_sparse(values):
-        table = as_table(values, f"{name} values", dtype)
-        if table.dim() not in _AXES or not table.numel() or (table.dim() == 3 and table.shape[0] != table.shape[2]):
-            raise ValueError(f"{name}: expected [S], [S, A], [S, A, S] or sparse [S * A, S], got {list(table.shape)}")
-        check_finite(table, name, _AXES[table.dim()])
-        return table
-    rows, columns, entries, (num_rows, num_states) = sparse_entries(values, name, dtype)
-    if not num_states or num_rows % num_states:
-        raise ValueError(f"{name}: a sparse reward must be [S * A, S], got [{num_rows}, {num_states}]")
-    check_finite(entries, name, ["entry"])
-    return sparse_from_triplets(rows, columns, entries, num_states=num_states, num_actions=num_rows // num_states)
+    dtype = table_dtype(dtype, name)
+    if is_sparse(values):
+        return sparse_reward(values, dtype=dtype, name=name)
+    given = as_numbers(values, f"{name} values")
+    if given.dim() not in _AXES or not given.numel() or (given.dim() == 3 and given.shape[0] != given.shape[2]):
+        raise ValueError(f"{name}: expected [S], [S, A], [S, A, S] or sparse [S * A, S], got {list(given.shape)}")
+    axes = _AXES[given.dim()]
+    check_finite(given, name, axes)
+    check_range(given, dtype, lambda i: f"{name}: ({place_of(i, given.shape, axes)})")
+    return given.to(dtype)
 
 
 def _described(table: Tensor | SparseTransitions) -> str:
@@ -227,5 +235,7 @@ def _on(transitions: Transitions, table: Tensor | SparseTransitions) -> tuple[Te
         return pairs.expand(-1, transitions.num_actions), None
     if isinstance(transitions, DenseTransitions):
         return None, table if isinstance(table, Tensor) else table.dense(table.values)
-    places = transitions.triples()
-    return None, table[places] if isinstance(table, Tensor) else table.entry(table.values, *places)
+    if isinstance(table, Tensor):
+        return None, table[transitions.triples()]
+    assert isinstance(transitions, SparseTransitions)
+    return None, table.values_on(transitions.pattern)

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from cai.data.serialization import serializable
-from cai.errors import IncompatibleMethod
 from cai.graph.latent import LatentFactors, latent_factors
 from cai.inference.factor_graph import FactorGraphPosterior, num_draws
 from cai.ops.elimination import JunctionTree, junction_tree
-from cai.ops.memory import GIB, available_bytes
+from cai.ops.memory import GIB, available_bytes, need_memory
 from cai.ops.semirings import LogSemiring, TropicalSemiring
 from cai.ops.tree_messages import Collected, collect
 from cai.simulate.seeding import seeded
@@ -71,7 +70,7 @@ class JunctionTreePosterior(FactorGraphPosterior):
         latent = tuple(name for name in self._checked(names) if name not in self.graph.evidence)
         if self._is_mode:
             sizes = [self.graph.cardinalities[name] for name in names]
-            need_memory(math.prod(sizes), self.factors.like, self.method, "this marginal")
+            _need_room(math.prod(sizes), self.factors.like, self.method, "this marginal")
             return self._certain(names, self._mode, self.collected.log_total)
         variables = [self.factors.numbers[name] for name in latent]
         belief = self._belief(variables)
@@ -134,18 +133,17 @@ def fitting_tree(scopes: Sequence[Sequence[int]], factors: LatentFactors, method
     """
     tree = junction_tree(scopes, factors.cardinalities)
     what = f"the best elimination order found has width {tree.width} (largest table: {float(tree.largest):.3g} entries)"
-    need_memory(tree.num_entries_held, factors.like, method, what)
+    _need_room(tree.num_entries_held, factors.like, method, what)
     return tree
 
 
-def need_memory(num_entries: int, like: Tensor, method: Any, what: str) -> None:
+def _need_room(num_entries: int, like: Tensor, method: Any, what: str) -> None:
     """Raises `IncompatibleMethod` where entries take more than the method's `max_memory`, or half of what is free."""
-    needed = num_entries * like.element_size()
     given = method.max_memory
-    limit = available_bytes(like.device) / 2 if given is None else given * GIB
-    if needed > limit:
-        raise IncompatibleMethod(
-            f"{type(method).__name__}: {what} and would need {needed / GIB:.3g} GiB, of which {limit / GIB:.3g} may be "
-            "used (max_memory=); LoopyBeliefPropagation approximates graphs of any width, and evidence, fewer "
-            "variables or smaller factors make this one narrower"
-        )
+    usable = available_bytes(like.device) / 2 if given is None else given * GIB
+    advice = (
+        "LoopyBeliefPropagation approximates graphs of any width, and evidence, fewer variables or smaller factors "
+        "make this one narrower"
+    )
+    needed = num_entries * like.element_size()
+    need_memory(needed, usable, f"{type(method).__name__}: {what} and", advice, set_by="max_memory")

@@ -83,12 +83,12 @@ def test_dynamics_per_step() -> None:
 SUCCESSORS = {
     "dimensions": (np.zeros((3, 2)), np.ones((3, 2)), r"probs must be \[S, A, K\], got \[3, 2\]"),
     "shapes": (np.zeros((3, 2, 1)), np.ones((3, 2, 2)), r"next_states must be \[3, 2, 2\] as probs, got \[3, 2, 1\]"),
-    "outside": (np.full((3, 2, 1), 3), np.ones((3, 2, 1)), r"TabularDynamics: next state 3 is outside 0..2"),
+    "outside": (np.full((3, 2, 1), 3), np.ones((3, 2, 1)), r"\(state 0, action 0\): next state 3 is outside 0..2"),
     "fraction": (np.full((3, 2, 1), 0.5), np.ones((3, 2, 1)), r"next state must be whole numbers, got 0.5"),
     "nan": (
         np.zeros((3, 2, 1)),
         changed(np.ones((3, 2, 1)), (2, 0, 0), np.nan),
-        r"state 2, action 0, successor 0\) is",
+        r"dynamics row \(state 2, action 0\) holds nan",
     ),
     "row sum": (np.zeros((3, 2, 1)), np.full((3, 2, 1), 0.5), r"\(state 0, action 0\) sums to 0.5"),
     "no successors": (np.zeros((3, 2, 0)), np.zeros((3, 2, 0)), r"\[3, 2, 0\]"),
