@@ -41,7 +41,8 @@ class Answer:
         terminal: `[S]`, bool.
         grid: The layout of the states, None where they are no grid.
         log_evidence: Nats.
-        is_bound: Whether it is a lower bound.
+        gain: Reward units a step, where nothing ends or is discounted; then `values` are relative.
+        is_bound: Whether the evidence (or the gain) is a lower bound.
         expected_return: Reward units.
         entropy: Nats.
         path: The states of the most probable trajectory, for the methods that find it.
@@ -55,6 +56,7 @@ class Answer:
     terminal: NDArray[np.bool_]
     grid: GridSpace | None
     log_evidence: float | Missing
+    gain: float | Missing
     is_bound: bool
     expected_return: float | Missing
     entropy: float | Missing
@@ -82,6 +84,7 @@ def read_answer(posterior: Posterior) -> Answer:
     states = torch.arange(graph.dynamics.num_states)
     marginals = _array_or_missing(lambda: posterior.state_marginals)
     log_evidence = _number_or_missing(lambda: posterior.log_evidence)
+    gain = _number_or_missing(lambda: posterior.gain)
     return Answer(
         posterior=posterior,
         values=_array_or_missing(lambda: posterior.v(states)),
@@ -91,7 +94,8 @@ def read_answer(posterior: Posterior) -> Answer:
         terminal=graph.dynamics.terminal_mask.cpu().numpy().astype(bool),
         grid=graph.state_space if isinstance(graph.state_space, GridSpace) else None,
         log_evidence=log_evidence,
-        is_bound=not isinstance(log_evidence, Missing) and posterior.is_bound,
+        gain=gain,
+        is_bound=not (isinstance(log_evidence, Missing) and isinstance(gain, Missing)) and posterior.is_bound,
         expected_return=_number_or_missing(lambda: posterior.expected_return),
         entropy=_number_or_missing(lambda: posterior.entropy),
         path=_or_missing(lambda: _path(posterior.most_probable_trajectory)),

@@ -97,6 +97,7 @@ def summary(problem: dict[str, Any], answer: Answer, files: list[str]) -> dict[s
         "discount": graph.discount,
         "temperature": float(graph.temperature),
         "log_evidence_nats": _plain(answer.log_evidence),
+        "gain": _plain(answer.gain),
         "is_bound": answer.is_bound,
         "expected_return": _plain(answer.expected_return),
         "entropy_nats": _plain(answer.entropy),

@@ -45,9 +45,12 @@ def summary_table(title: str, answer: Answer) -> Table:
         "question", f"temperature {float(graph.temperature):g}, discount {graph.discount:g}, {_prior(answer)}"
     )
     table.add_row("method", f"{method}, {_steps(stats.num_steps, stats.converged)}")
-    table.add_row("log evidence", _evidence(answer))
-    table.add_row("expected return", _number(answer.expected_return, "reward units"))
-    table.add_row("policy entropy", _number(answer.entropy, "nats, summed over time"))
+    if isinstance(answer.gain, Missing):
+        table.add_row("log evidence", _evidence(answer))
+        table.add_row("expected return", _number(answer.expected_return, "reward units"))
+        table.add_row("policy entropy", _number(answer.entropy, "nats, summed over time"))
+    else:
+        table.add_row("gain", _number(answer.gain, "reward units a step"))
     if not isinstance(answer.path, Missing):
         table.add_row("most probable path", _path_text(answer.path))
     table.add_row("residual", f"{stats.residual:.2g} reward units")
@@ -63,7 +66,7 @@ def grid_maps(answer: Answer, console: Console) -> RenderableType:
     width, at = console.width, "" if answer.horizon is None else ", t = 0"
     maps: list[TextMap] = []
     if not isinstance(answer.values, Missing):
-        maps.append(number_map(f"value v(s){at}", grid, terminal, answer.values, width))
+        maps.append(number_map(f"{_value(answer)}{at}", grid, terminal, answer.values, width))
     ascii_only = console.options.ascii_only
     maps.append(arrow_map(f"policy{at}", grid, terminal, answer.policy, width, ascii_only=ascii_only))
     if not isinstance(answer.marginals, Missing):
@@ -88,7 +91,7 @@ def state_table(answer: Answer) -> RenderableType:
         caption = f"the {_NUM_STATES_SHOWN} most visited of {answer.num_states} states"
     at = "" if answer.horizon is None else ", t = 0"
     table = Table(caption=caption, caption_justify="left")
-    for heading in ("state", f"value v(s){at}", f"policy{at}", f"{_where(answer)} [%]"):
+    for heading in ("state", f"{_value(answer)}{at}", f"policy{at}", f"{_where(answer)} [%]"):
         table.add_column(heading, justify="right" if heading != f"policy{at}" else "left")
     for state in states:
         table.add_row(*_state_row(answer, int(state)))
@@ -149,6 +152,10 @@ def _where(answer: Answer) -> str:
     if answer.horizon is not None:
         return f"state at t = {answer.horizon}"
     return "in the long run" if answer.posterior.graph.discount == 1.0 else "occupancy"
+
+
+def _value(answer: Answer) -> str:
+    return "value v(s)" if isinstance(answer.gain, Missing) else "relative value v(s)"
 
 
 def _prior(answer: Answer) -> str:

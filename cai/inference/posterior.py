@@ -100,6 +100,14 @@ class Posterior(ABC):
         self._unavailable("log_evidence")
 
     @property
+    def gain(self) -> Tensor:
+        """What every further step is worth in the long run, where nothing ends or is discounted: 0-dim, reward units.
+
+        It is temperature times the growth of `log_evidence` (or of its bound) with the horizon, per step.
+        """
+        self._unavailable("gain", ": only an infinite horizon with discount 1 and without terminal states has one")
+
+    @property
     def is_bound(self) -> bool:
         """Whether `log_evidence` is a lower bound."""
         self._unavailable("is_bound")

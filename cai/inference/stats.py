@@ -16,10 +16,11 @@ class Stats:
     Attributes:
         num_steps: Backups (time steps, sweeps or Newton steps) done; of a junction tree, cliques.
         converged: Whether the tolerance, or the floor of rounding, was reached; a single backward pass always has.
-        residual: max |B V - V| at the end, reward units; of a factor graph the greatest change of a message, nats; of
-            `SVI` the greatest entry of the gradient or, with a Pyro guide, the drift of the bound, nats.
-        certified_error: A bound of the error of v in the maximum norm, reward units, or of a factor graph's log
-            beliefs, nats; infinite where nothing is proved.
+        residual: max |B V - V| at the end, reward units, or half the span of B V - V where V is relative, which bounds
+            the error of the gain; of a factor graph the greatest change of a message, nats; of `SVI` the greatest entry
+            of the gradient or, with a Pyro guide, the drift of the bound, nats.
+        certified_error: A bound of the error of v in the maximum norm, reward units (where v is relative, up to the
+            constant that it is free in), or of a factor graph's log beliefs, nats; infinite where nothing is proved.
         seconds: Wall-clock time of the inference.
         estimates: Names of the posterior's quantities that are estimates and not exact.
     """

@@ -19,16 +19,19 @@ from cai.inference.posterior import Gap, Posterior
 from cai.ops.caching import grad_cached_property
 from cai.ops.divergence import kl_of_steps, kl_terms
 from cai.ops.fixed_point import Stationary, stationary_occupancy
+from cai.ops.forward_scan import scanned_marginals
 from cai.ops.logspace import safe_log
 from cai.ops.messages import Messages, forward_marginals, log_policy
-from cai.ops.readings import FixedDynamics, Kernel, MostProbable, PosteriorDynamics, Reading
+from cai.ops.readings import FixedDynamics, Kernel, MostProbable, PosteriorDynamics, Reading, RiskSensitive
+from cai.ops.recurrent import Recurrent
 from cai.ops.sampling import sample_index
 from cai.ops.tables import Tables
 from cai.ops.threads import threads_for
+from cai.ops.time_schedules import AssociativeScan, Sequential
 from cai.simulate.chains import ChainSampler
 from cai.simulate.seeding import seeded
 
-for _class in (FixedDynamics, PosteriorDynamics, MostProbable, Messages):
+for _class in (FixedDynamics, PosteriorDynamics, RiskSensitive, MostProbable, Messages, Sequential, AssociativeScan):
     serializable(_class)
 
 
@@ -42,16 +45,18 @@ class TabularPosterior(Posterior):
         tables: The graph as tables.
         messages: Q and V, reward units.
         given: `[1 or T, S, A]`, the policy that was evaluated, or None where it follows from the messages.
+        schedule: How marginals go through the time of a finite horizon.
     """
 
     reading: Reading
     tables: Tables
     messages: Messages
     given: Tensor | None = None
+    schedule: Sequential | AssociativeScan = Sequential()
 
     def pack(self) -> dict[str, Any]:
         """Gives what a file needs; the tables are made again from the graph."""
-        names = ("graph", "method", "stats", "reading", "messages", "given")
+        names = ("graph", "method", "stats", "reading", "messages", "given", "schedule")
         return {name: getattr(self, name) for name in names}
 
     @classmethod
@@ -108,12 +113,32 @@ class TabularPosterior(Posterior):
         """The log evidence log p(O), or a lower bound of it: 0-dim, nats; see `Posterior.log_evidence`."""
         if self.tables.is_hard:
             raise Unavailable("log_evidence is undefined at temperature 0, where the optimality has no density")
+        self._need_an_end("log_evidence")
+        self._need_bound("log_evidence")
         return self.reading.value_of_start(self.tables, self.messages.v[0]) / self.tables.temperature
+
+    @property
+    def gain(self) -> Tensor:
+        """What every further step is worth in the long run: 0-dim, reward units; see `Posterior.gain`."""
+        return super().gain if self.messages.gain is None else self.messages.gain
+
+    def _need_an_end(self, name: str) -> None:
+        if self.messages.gain is not None:
+            self._unavailable(
+                name,
+                ": on an infinite horizon without discount or terminal states it grows without bound; `gain` is what "
+                "a step is worth, `state_action_marginals` are the long-run frequencies",
+            )
 
     @property
     def is_bound(self) -> bool:
         """Whether `log_evidence` is a lower bound of log p(O)."""
+        self._need_bound("is_bound")
         return self.reading.is_bound
+
+    def _need_bound(self, name: str) -> None:
+        if reason := self.reading.why_no_evidence(self.tables.temperature):
+            self._unavailable(name, reason)
 
     # The trajectory distribution that the messages describe.
 
@@ -150,6 +175,8 @@ class TabularPosterior(Posterior):
         return kernel if absorbs else Kernel(kernel.arrival)
 
     def _forward(self, *, absorbs: bool) -> tuple[Tensor, Tensor]:
+        if isinstance(self.schedule, AssociativeScan):
+            return self._scanned(self.tables.discount if absorbs else 1.0)
         kernel: Callable[[int], Kernel] = partial(self._kernel, absorbs=absorbs)
         if not self.reading.tilts and len(self.tables.steps) == 1:
             always = kernel(0)
@@ -157,13 +184,21 @@ class TabularPosterior(Posterior):
         with threads_for(self.tables.num_entries):
             return forward_marginals(self.tables, self._initial, self._policy, kernel)
 
+    def _scanned(self, discount: float) -> tuple[Tensor, Tensor]:
+        policy = self._policy if self.given is None else self.given
+        parts = (self.tables, self.reading, self.messages, self._initial, policy)
+        with threads_for(self.tables.num_entries):
+            return scanned_marginals(*parts, discount=discount)
+
+    @property
+    def _problem(self) -> Stationary:
+        return Stationary(self.tables, self.reading, self.given, torch.zeros_like(self.messages.v))
+
     @grad_cached_property
     def _visits(self) -> tuple[Tensor, Tensor]:
         """Expected (discounted) visits of pairs, and the mass that ends in each state: [T | -, S, A] and [S]."""
         if self.tables.horizon is None:
-            costs = torch.zeros_like(self.messages.v)
-            problem = Stationary(self.tables, self.reading, self.given, costs)
-            return stationary_occupancy(problem, self.messages, self._initial)
+            return stationary_occupancy(self._problem, self.messages, self._initial)
         states, pairs = self._forward(absorbs=True)
         return pairs, states[-1]
 
@@ -173,6 +208,9 @@ class TabularPosterior(Posterior):
         if tables.horizon is not None:
             absorbing = self.reading.absorbs and tables.discount < 1.0
             return self._forward(absorbs=absorbing)
+        if self.messages.gain is not None:
+            states = Recurrent(self._problem).marginal(self.messages)
+            return states, states[:, None] * self._policy[0]
         pairs, ended = self._visits
         if tables.discount == 1.0:  # nothing but the absorbed mass is stationary
             return ended, torch.zeros_like(pairs)
@@ -193,11 +231,13 @@ class TabularPosterior(Posterior):
     @property
     def occupancy(self) -> Tensor:
         """Expected (discounted) visits, `[T, S, A]` or `[S, A]`; see `Posterior.occupancy`."""
+        self._need_an_end("occupancy")
         return self._visits[0]
 
     @property
     def expected_return(self) -> Tensor:
         """Expected (discounted) sum of rewards, terminal reward included: 0-dim, reward units."""
+        self._need_an_end("expected_return")
         visits, ended = self._visits
         total = (ended * self.tables.terminal_values).sum()
         if self.tables.horizon is None:
@@ -217,6 +257,7 @@ class TabularPosterior(Posterior):
     @property
     def entropy(self) -> Tensor:
         """Expected (discounted) sum of the policy's entropies: 0-dim, nats."""
+        self._need_an_end("entropy")
         entropies = -torch.where(self._policy > 0, self._policy * self._log_policy, 0.0).sum(-1)
         return (self._visits[0].sum(-1) * entropies).sum()
 
@@ -293,6 +334,7 @@ class TabularPosterior(Posterior):
         if not isinstance(other, TabularPosterior):
             raise ValueError(f"gap: the other posterior is a {type(other).__name__}, which has no tables")
         self._need_same_world(other)
+        self._need_an_end("gap")
         difference = self.log_evidence - other.log_evidence
         sign = -1.0 if self.is_bound and not other.is_bound else 1.0
         return Gap(sign * difference, self._kl_to(other), other._kl_to(self))

@@ -17,9 +17,9 @@ from typing import Any
 from cai.data.serialization import serializable
 from cai.errors import IncompatibleMethod
 from cai.graph.trajectory_graph import TrajectoryGraph
+from cai.methods.schedules import TimeSchedule
 from cai.methods.semiring_method import AbstractSemiringMethod
-from cai.methods.solvers import Solver
-from cai.methods.tabular_method import default_solver
+from cai.methods.solvers import AbstractSolver, default_solver
 from cai.ops.readings import MostProbable, Reading
 from cai.ops.semirings import Semiring, TropicalSemiring
 from cai.ops.tables import Tables
@@ -35,10 +35,13 @@ class MaxProduct(AbstractSemiringMethod):
     trajectory, not a policy to trust under noise: for that take `SoftValueIteration`.
 
     Attributes:
-        max_memory: GiB that the messages of a factor graph may take; None is half of what is free.
+        max_memory: GiB that the messages may take; None is what is free, half of it on a factor graph.
+        schedule: How messages go through a finite horizon: `Sequential()` is the loop over time, `AssociativeScan()`
+            takes all steps at once, `None` is the quicker of the two.
     """
 
     max_memory: float | None = None
+    schedule: TimeSchedule = None
 
     @property
     def reading(self) -> Reading:
@@ -50,7 +53,7 @@ class MaxProduct(AbstractSemiringMethod):
         """Of many terms the greatest counts."""
         return TropicalSemiring()
 
-    def solver_for(self, tables: Tables) -> Solver:
+    def solver_for(self, tables: Tables) -> AbstractSolver:
         """Never asked: an infinite horizon is refused."""
         return default_solver(tables)
 

@@ -22,10 +22,12 @@ from cai.errors import IncompatibleMethod
 from cai.factors.checks import as_table, check_rows
 from cai.factors.policy import TabularPolicy
 from cai.graph.trajectory_graph import TrajectoryGraph
-from cai.methods.solvers import Newton, Solver
+from cai.methods.schedules import TimeSchedule
+from cai.methods.solvers import AbstractSolver, Newton
 from cai.methods.tabular_method import AbstractTabularMethod
 from cai.ops.fixed_point import Stationary, policy_costs
 from cai.ops.readings import FixedDynamics, Reading
+from cai.ops.recurrent import Recurrent
 from cai.ops.tables import Tables
 
 
@@ -42,18 +44,21 @@ class PolicyEvaluation(AbstractTabularMethod):
         policy: The policy.
         temperature: Temperature of the entropy term, reward units; None takes the graph's, 0 leaves it out.
         tolerance: Certified error of V to reach on an infinite horizon, relative to max(1, max|V|).
+        schedule: How messages go through a finite horizon: `Sequential()` is the loop over time, `AssociativeScan()`
+            takes all steps at once, `None` is the quicker of the two.
     """
 
     policy: Any
     temperature: float | None = None
     tolerance: float = 1e-10
+    schedule: TimeSchedule = None
 
     @property
     def reading(self) -> Reading:
         """The dynamics is what it is."""
         return FixedDynamics()
 
-    def solver_for(self, tables: Tables) -> Solver:
+    def solver_for(self, tables: Tables) -> AbstractSolver:
         """One linear solve; what follows cleans its rounding."""
         return Newton(max_steps=20)
 
@@ -75,7 +80,7 @@ class PolicyEvaluation(AbstractTabularMethod):
         policy = policy_table(self.policy, graph, bare.tables)
         return replace(bare, policy=policy, costs=policy_costs(bare.tables, policy))
 
-    def kept(self, problem: Stationary) -> PolicyEvaluation:
+    def kept(self, problem: Stationary | Recurrent) -> PolicyEvaluation:
         """Keeps the policy as a table, which can be saved."""
         assert problem.policy is not None
         table = problem.policy.detach()

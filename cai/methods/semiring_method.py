@@ -15,6 +15,7 @@ from cai.inference.junction_tree import JunctionTreePosterior, fitting_tree
 from cai.inference.method import Progress
 from cai.inference.posterior import Posterior
 from cai.inference.stats import Stats
+from cai.methods.schedules import check_time_schedule
 from cai.methods.tabular_method import AbstractTabularMethod
 from cai.ops.fixed_point import largest_finite
 from cai.ops.semirings import Semiring
@@ -48,7 +49,9 @@ class AbstractSemiringMethod(AbstractTabularMethod):
         """Raises `IncompatibleMethod` unless the graph is a factor graph, or a trajectory graph on tables."""
         if self.max_memory is not None and not self.max_memory > 0:
             raise ValueError(f"{type(self).__name__}: max_memory must be above 0 (GiB), got {self.max_memory}")
-        if not isinstance(graph, FactorGraph):
+        if isinstance(graph, FactorGraph):
+            check_time_schedule(self.schedule, graph, type(self).__name__)
+        else:
             super().accepts(graph)
 
     def init(self, graph: Any, seed: int | None) -> Any:

@@ -14,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cai.data.serialization import serializable
-from cai.methods.solvers import Newton, Solver
-from cai.methods.tabular_method import AbstractTabularMethod, default_solver
+from cai.methods.solvers import AbstractSolver, Newton, default_solver
+from cai.methods.tabular_method import AbstractTabularMethod
 from cai.ops.readings import FixedDynamics, Reading
 from cai.ops.tables import Tables
 
@@ -41,7 +41,7 @@ class SoftPolicyIteration(AbstractTabularMethod):
         """The dynamics is what it is."""
         return FixedDynamics()
 
-    def solver_for(self, tables: Tables) -> Solver:
+    def solver_for(self, tables: Tables) -> AbstractSolver:
         """Newton; at temperature 0 without discount a greedy policy may never end, and sweeps take over."""
-        suited = default_solver(tables)
-        return Newton(self.max_steps) if tables.discount < 1.0 or isinstance(suited, Newton) else suited
+        endless = tables.discount == 1.0 and tables.is_hard
+        return default_solver(tables) if endless else Newton(self.max_steps)

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cai.data.serialization import serializable
-from cai.methods.solvers import Newton, Solver, ValueIteration
-from cai.methods.tabular_method import AbstractTabularMethod, default_solver
+from cai.methods.solvers import AbstractSolver, default_solver
+from cai.methods.tabular_method import AbstractTabularMethod
 from cai.ops.readings import FixedDynamics, Reading
 from cai.ops.tables import Tables
 
@@ -33,19 +33,19 @@ class SoftValueIteration(AbstractTabularMethod):
     hard optimality. `SoftPolicyIteration` is this with Newton's method always.
 
     Attributes:
-        solver: How the fixed point is reached: `ValueIteration()`, `Newton()`, or None, which picks Newton for
-            discounts above 0.9. A finite horizon needs none.
+        solver: How the fixed point of an infinite horizon is reached: `ValueIteration()`, `Newton()` and the others of
+            `cai.methods`. None picks Newton's method above discount 0.9, `NewtonKrylov()` in large sparse worlds.
         tolerance: Certified error of V to reach on an infinite horizon, relative to max(1, max|V|).
         max_steps: The most steps of the solver; None takes the solver's own limit.
     """
 
-    solver: ValueIteration | Newton | None = None
+    solver: AbstractSolver | None = None
     tolerance: float = 1e-10
     max_steps: int | None = None
 
     def accepts(self, graph: Any) -> None:
         """Raises `IncompatibleMethod` unless the graph has tables; `ValueError` for what is not a solver."""
-        if not isinstance(self.solver, ValueIteration | Newton | None):
+        if not isinstance(self.solver, AbstractSolver | None):
             raise ValueError(f"SoftValueIteration: expected a solver such as Newton(), got {self.solver!r}")
         super().accepts(graph)
 
@@ -54,7 +54,7 @@ class SoftValueIteration(AbstractTabularMethod):
         """The dynamics is what it is."""
         return FixedDynamics()
 
-    def solver_for(self, tables: Tables) -> Solver:
+    def solver_for(self, tables: Tables) -> AbstractSolver:
         """The solver given, or the one that suits."""
         solver = default_solver(tables) if self.solver is None else self.solver
         return solver if self.max_steps is None else replace(solver, max_steps=self.max_steps)

@@ -26,8 +26,9 @@ from typing import Any
 from cai.data.serialization import serializable
 from cai.errors import IncompatibleMethod
 from cai.graph.trajectory_graph import TrajectoryGraph
+from cai.methods.schedules import TimeSchedule
 from cai.methods.semiring_method import AbstractSemiringMethod
-from cai.methods.solvers import Newton, Solver
+from cai.methods.solvers import AbstractSolver, newton_for
 from cai.ops.readings import PosteriorDynamics, Reading
 from cai.ops.semirings import LogSemiring, Semiring
 from cai.ops.tables import Tables
@@ -46,12 +47,15 @@ class SumProduct(AbstractSemiringMethod):
     Attributes:
         tolerance: Certified error of V to reach on an infinite horizon, relative to max(1, max|V|).
         max_steps: The most Newton steps.
-        max_memory: GiB that the messages of a factor graph may take; None is half of what is free.
+        max_memory: GiB that the messages may take; None is what is free, half of it on a factor graph.
+        schedule: How messages go through a finite horizon: `Sequential()` is the loop over time, `AssociativeScan()`
+            takes all steps at once, `None` is the quicker of the two.
     """
 
     tolerance: float = 1e-10
     max_steps: int = 200
     max_memory: float | None = None
+    schedule: TimeSchedule = None
 
     @property
     def reading(self) -> Reading:
@@ -63,9 +67,9 @@ class SumProduct(AbstractSemiringMethod):
         """Probabilities are added."""
         return LogSemiring()
 
-    def solver_for(self, tables: Tables) -> Solver:
+    def solver_for(self, tables: Tables) -> AbstractSolver:
         """Newton's method in log space."""
-        return Newton(self.max_steps)
+        return newton_for(tables, self.max_steps)
 
     def accepts(self, graph: Any) -> None:
         """Raises `IncompatibleMethod` unless it is a factor graph, or has tables and a positive temperature."""

@@ -22,12 +22,18 @@ from cai.inference.method import AbstractMethod, Progress
 from cai.inference.posterior import Posterior
 from cai.inference.stats import Stats
 from cai.inference.tabular import TabularPosterior
-from cai.methods.solvers import Newton, Solver, ValueIteration
-from cai.ops.fixed_point import Iterate, Stationary, largest_finite
+from cai.methods.recurrence import need_recurrence
+from cai.methods.schedules import TimeSchedule, check_time_schedule, time_schedule
+from cai.methods.solvers import AbstractSolver
+from cai.ops.fixed_point import Iterate, Stationary
+from cai.ops.memory import need_memory_for_messages
 from cai.ops.messages import BackwardSweep, Messages
 from cai.ops.readings import Reading
+from cai.ops.recurrent import Recurrent
 from cai.ops.tables import Tables
 from cai.ops.threads import threads_for
+from cai.ops.time_scan import ScanSweep
+from cai.ops.time_schedules import AssociativeScan, Sequential
 
 serializable(Iterate)
 
@@ -40,11 +46,13 @@ class TabularState:
         problem: The world, the reading and the policy to evaluate, if one is.
         iterate: The fixed-point iteration; of a finite horizon, only its counters.
         sweep: The backward pass of a finite horizon, or None.
+        schedule: How it goes through time.
     """
 
-    problem: Stationary
+    problem: Stationary | Recurrent
     iterate: Iterate
-    sweep: BackwardSweep | None = None
+    sweep: BackwardSweep | ScanSweep | None = None
+    schedule: Sequential | AssociativeScan = Sequential()
 
 
 class AbstractTabularMethod(AbstractMethod):
@@ -53,13 +61,18 @@ class AbstractTabularMethod(AbstractMethod):
     One backward pass where the horizon is finite, a fixed-point iteration where it is not.
     """
 
+    #: GiB that the messages may take; None is all that is free.
+    max_memory: float | None = None
+    #: How messages go through the time of a finite horizon.
+    schedule: TimeSchedule = Sequential()
+
     @property
     @abstractmethod
     def reading(self) -> Reading:
         """What the messages mean."""
 
     @abstractmethod
-    def solver_for(self, tables: Tables) -> Solver:
+    def solver_for(self, tables: Tables) -> AbstractSolver:
         """The way to the fixed point of an infinite horizon."""
 
     @property
@@ -80,6 +93,7 @@ class AbstractTabularMethod(AbstractMethod):
         name = type(self).__name__
         if not 0.0 <= self.target < math.inf:
             raise ValueError(f"{name}: tolerance must be a finite number of at least 0, got {self.target}")
+        check_time_schedule(self.schedule, graph, name)
         if isinstance(graph, FactorGraph):
             raise IncompatibleMethod(
                 f"{name} keeps the dynamics as it is, and a factor graph no longer says which of its factors that is: "
@@ -97,15 +111,32 @@ class AbstractTabularMethod(AbstractMethod):
         need_slots(graph, name, "initial", "reward")
 
     def init(self, graph: TrajectoryGraph, seed: int | None) -> TabularState:
-        """Reads the tables, and refuses an infinite horizon whose answer does not exist."""
+        """Reads the tables, and refuses messages that do not fit, or an infinite horizon without an answer."""
         problem = self.problem(self.answered(graph))
+        need_memory_for_messages(problem.tables, type(self).__name__, max_memory=self.max_memory)
         if problem.tables.horizon is not None:
-            sweep = BackwardSweep(problem.tables, problem.passing)
-            return TabularState(problem, Iterate(problem.tables.terminal_values.detach(), residual=0.0), sweep)
-        if problem.tables.discount == 1.0:
-            need_exits(problem.tables, type(self).__name__)
+            schedule = time_schedule(self.schedule, problem, type(self).__name__, self.max_memory)
+            start = Iterate(problem.tables.terminal_values.detach(), residual=0.0)
+            return TabularState(problem, start, schedule.sweep(problem), schedule)
+        stationary = self._existing(problem)
         with torch.no_grad():
-            return TabularState(problem, Iterate(problem.start()))
+            return TabularState(stationary, Iterate(stationary.start()))
+
+    def _existing(self, problem: Stationary) -> Stationary | Recurrent:
+        """The problem of an infinite horizon that these tables pose: values, or a gain where nothing ends."""
+        if problem.tables.discount < 1.0:
+            return problem
+        if problem.tables.has_exits:
+            need_exits(problem.tables, type(self).__name__)
+            return problem
+        recurrent, solver = Recurrent(problem), self.solver_for(problem.tables)
+        need_recurrence(recurrent, type(self).__name__)
+        if not solver.finds_gain:
+            raise IncompatibleMethod(
+                f"{type(solver).__name__} finds values, and on an undiscounted infinite horizon without terminal states "
+                "there is a gain a step to be found: ValueIteration and Newton do"
+            )
+        return recurrent
 
     def step(self, graph: TrajectoryGraph, state: TabularState) -> TabularState:
         """Does a second's worth of the backward pass, or a piece of the iteration."""
@@ -129,7 +160,9 @@ class AbstractTabularMethod(AbstractMethod):
         problem, iterate = state.problem, state.iterate
         if state.sweep is not None:
             messages = state.sweep.messages()
-            iterate = replace(iterate, certified_error=sweep_error(messages), done=True)
+            assert isinstance(problem, Stationary)  # no other has a horizon
+            error = state.schedule.certified_error(problem, messages)
+            iterate = replace(iterate, certified_error=error, done=True)
         else:
             messages = problem.attach(iterate.v)
         if not iterate.done:
@@ -143,9 +176,10 @@ class AbstractTabularMethod(AbstractMethod):
             tables=problem.tables,
             messages=messages,
             given=problem.policy,
+            schedule=state.schedule,
         )
 
-    def kept(self, problem: Stationary) -> AbstractMethod:
+    def kept(self, problem: Stationary | Recurrent) -> AbstractMethod:
         """The method as the posterior keeps it."""
         return self
 
@@ -160,7 +194,7 @@ class AbstractTabularMethod(AbstractMethod):
             return state
         return replace(state, iterate=replace(checkpoint, v=checkpoint.v.to(state.iterate.v.device)))
 
-    def _stopped_early(self, problem: Stationary, iterate: Iterate) -> None:
+    def _stopped_early(self, problem: Stationary | Recurrent, iterate: Iterate) -> None:
         if problem.seems_endless(iterate):
             raise IncompatibleMethod(problem.refusal())
         warn_user(
@@ -169,7 +203,7 @@ class AbstractTabularMethod(AbstractMethod):
             NotConverged,
         )
 
-    def _need_evidence(self, problem: Stationary, messages: Messages) -> None:
+    def _need_evidence(self, problem: Stationary | Recurrent, messages: Messages) -> None:
         start = problem.reading.value_of_start(problem.tables, messages.v[0])
         if not torch.isneginf(start):
             return
@@ -205,23 +239,12 @@ def need_slots(graph: TrajectoryGraph, name: str, *slots: str) -> None:
             raise IncompatibleMethod(f"{name} needs the graph's {slot}, which is None")
 
 
-def sweep_error(messages: Messages) -> float:
-    """Bounds the rounding of a backward pass, reward units: some eps of the greatest value at each of its T steps."""
-    eps = torch.finfo(messages.v.dtype).eps
-    return 16 * eps * messages.q.shape[-3] * largest_finite(messages.v)
-
-
 def need_exits(tables: Tables, name: str) -> None:
     """Refuses an undiscounted infinite horizon with states from which no terminal state can be reached.
 
     Raises:
-        IncompatibleMethod: There are no terminal states, or a state never gets to one; the message names it.
+        IncompatibleMethod: A state never gets to a terminal one; the message names it.
     """
-    advice = "give a discount below 1 or a finite horizon"
-    if not tables.terminal.any():
-        raise IncompatibleMethod(
-            f"{name}: on an undiscounted infinite horizon without terminal states values grow without bound; {advice}"
-        )
     matrix = tables.step(0).transitions.state_matrix((tables.priors[0] > 0).to(tables.initial.dtype))
     edges = scipy.sparse.csr_matrix(matrix)
     reaches = tables.terminal.cpu().numpy().copy()
@@ -232,12 +255,6 @@ def need_exits(tables: Tables, name: str) -> None:
     if not reaches.all():
         state = int(np.flatnonzero(~reaches)[0])
         raise IncompatibleMethod(
-            f"{name}: on this undiscounted infinite horizon state {state} never reaches a terminal state; {advice}"
+            f"{name}: on this undiscounted infinite horizon state {state} never reaches a terminal state; give a "
+            "discount below 1 or a finite horizon"
         )
-
-
-def default_solver(tables: Tables) -> ValueIteration | Newton:
-    """Picks Newton where sweeps would be many; at temperature 0 without discount Newton may never end, sweeps do."""
-    if tables.discount == 1.0 and tables.is_hard:
-        return ValueIteration(max_steps=100_000)
-    return Newton() if tables.discount > 0.9 else ValueIteration()

@@ -5,12 +5,15 @@ Nothing here knows a graph, a method or a file; everything takes and returns ten
 
 from cai.ops.elimination import JunctionTree, junction_tree
 from cai.ops.logspace import log_expectation, logsumexp, max_over_support, safe_log
+from cai.ops.matrix_products import log_matmul, max_plus_matmul
 from cai.ops.messages import Messages, backward_messages, forward_marginals
-from cai.ops.readings import FixedDynamics, MostProbable, PosteriorDynamics
+from cai.ops.readings import FixedDynamics, MostProbable, PosteriorDynamics, RiskSensitive
 from cai.ops.sampling import sample_index
+from cai.ops.scan import associative_scan
 from cai.ops.semirings import LogSemiring, TropicalSemiring
 from cai.ops.sparse import Pattern, csr_product
-from cai.ops.sparse_transitions import SparseTransitions, sparse_from_triplets
+from cai.ops.sparse_building import sparse_from_triplets
+from cai.ops.sparse_transitions import SparseTransitions
 from cai.ops.tables import StepTables, Tables
 from cai.ops.transitions import DenseTransitions, Transitions
 from cai.ops.tree_messages import Collected, collect
@@ -25,19 +28,23 @@ __all__ = [
     "MostProbable",
     "Pattern",
     "PosteriorDynamics",
+    "RiskSensitive",
     "SparseTransitions",
     "StepTables",
     "Tables",
     "Transitions",
     "TropicalSemiring",
+    "associative_scan",
     "backward_messages",
     "collect",
     "csr_product",
     "forward_marginals",
     "junction_tree",
     "log_expectation",
+    "log_matmul",
     "logsumexp",
     "max_over_support",
+    "max_plus_matmul",
     "safe_log",
     "sample_index",
     "sparse_from_triplets",

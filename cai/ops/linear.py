@@ -3,7 +3,8 @@
 Dense matrices are factorised by LAPACK. Sparse ones up to `DIRECT_LIMIT` states are factorised by SuperLU. Beyond, some
 steps of BiCGSTAB are tried first: where states mix (random patterns, whose factors would fill in) twenty do; where they
 do not (grids, long corridors) thousands would, and there elimination keeps its factors sparse. I - G is an M-matrix, so
-elimination needs no pivoting and takes the ordering that fills in least.
+elimination needs no pivoting and takes the ordering that fills in least. In large worlds such patterns
+are solved by multigrid (`cai.ops.multigrid`), whose time and memory grow in proportion to the number of entries.
 """
 
 from __future__ import annotations
@@ -19,10 +20,22 @@ import scipy.sparse.linalg
 import torch
 from torch import Tensor
 
+from cai.errors import NotConverged, warn_user
+from cai.ops.aggregation import coarse_levels
+from cai.ops.multigrid import Multigrid
+
 #: Up to this many states a sparse factorisation is quick on any pattern.
 DIRECT_LIMIT = 200
 #: Steps of BiCGSTAB after which a pattern is taken for one that does not mix.
 KRYLOV_STEPS = 100
+#: From this many states on, patterns that do not mix are solved by multigrid: exactly, or only roughly.
+LARGE, ROUGHLY_LARGE = 50_000, 5_000
+#: A relative residual above this is a rough solve.
+_ROUGH = 1e-6
+#: Relative residual of a solve that is to be exact.
+EXACT = 1e-13
+#: One that is reported, when rounding or a hard problem stops an exact solve there.
+_POOR = 1e-7
 
 
 class Resolvent:
@@ -30,41 +43,74 @@ class Resolvent:
 
     Args:
         matrix: G, `[S, S]`, dense or scipy sparse.
+        order: `[S]`, keys by which a large system is swept, least first: where the chain ends before where it begins.
+        levels: Groups of states for a large system, from `cai.ops.aggregation.coarse_levels`; None finds them.
     """
 
-    def __init__(self, matrix: np.ndarray | scipy.sparse.csr_matrix) -> None:
-        self._matrix = matrix
+    def __init__(
+        self,
+        matrix: np.ndarray | scipy.sparse.csr_matrix,
+        *,
+        order: np.ndarray | None = None,
+        levels: tuple[np.ndarray, ...] | None = None,
+    ) -> None:
+        self._matrix, self._order = matrix, order
+        if levels is not None:
+            self._levels = levels
         self._size = matrix.shape[0]
 
-    def solve(self, b: Tensor, *, transposed: bool = False) -> Tensor:
+    def solve(self, b: Tensor, *, transposed: bool = False, rtol: float = EXACT, atol: float = 0.0) -> Tensor:
         """Solves (I - G) x = b, or (I - G') x = b.
 
         Args:
             b: `[S]`.
             transposed: Which of the two; the adjoint of a value is an occupancy.
+            rtol: Residual that an iterative solve may leave, relative to b, Euclidean.
+            atol: Residual that it may leave in any case.
 
         Returns:
             x, `[S]`, of the dtype and device of b; detached. Infinite throughout where the matrix is singular.
         """
         right = b.detach().cpu().numpy().astype(np.float64)
         try:
-            solution = self._solve(right, transposed)
+            solution = self._solve(right, transposed, rtol, atol)
         except (RuntimeError, np.linalg.LinAlgError):  # SuperLU and LAPACK on an exactly singular matrix
             solution = np.full_like(right, np.inf)
         return torch.as_tensor(solution, dtype=b.dtype, device=b.device)
 
-    def _solve(self, right: np.ndarray, transposed: bool) -> np.ndarray:
-        if scipy.sparse.issparse(self._matrix):
-            if self._size > DIRECT_LIMIT and "_sparse_factors" not in self.__dict__:
-                matrix = self._system.T if transposed else self._system
-                solution, failed = scipy.sparse.linalg.bicgstab(
-                    matrix, right, rtol=1e-13, atol=0.0, maxiter=KRYLOV_STEPS
-                )
-                if not failed:
-                    return solution
-            return self._sparse_factors.solve(right, trans="T" if transposed else "N")
-        with np.errstate(all="ignore"):
-            return scipy.linalg.lu_solve(self._dense_factors, right, trans=int(transposed), check_finite=False)
+    def _solve(self, right: np.ndarray, transposed: bool, rtol: float, atol: float) -> np.ndarray:
+        if not scipy.sparse.issparse(self._matrix):
+            with np.errstate(all="ignore"):
+                return scipy.linalg.lu_solve(self._dense_factors, right, trans=int(transposed), check_finite=False)
+        large = self._size >= (ROUGHLY_LARGE if rtol > _ROUGH else LARGE)
+        if large and self._levels:
+            return self._solve_large(right, transposed, rtol, atol)
+        if self._size > DIRECT_LIMIT and "_sparse_factors" not in self.__dict__:
+            matrix = self._system.T if transposed else self._system
+            solution, failed = scipy.sparse.linalg.bicgstab(matrix, right, rtol=rtol, atol=atol, maxiter=KRYLOV_STEPS)
+            if not failed:
+                return solution
+        if large:
+            return self._solve_large(right, transposed, rtol, atol)
+        return self._sparse_factors.solve(right, trans="T" if transposed else "N")
+
+    def _solve_large(self, right: np.ndarray, transposed: bool, rtol: float, atol: float) -> np.ndarray:
+        found = self._multigrid.solve(right, rtol=rtol, atol=atol, transposed=transposed)
+        if found.residual > max(100.0 * rtol, _POOR) and found.residual * np.linalg.norm(right) > atol:
+            warn_user(
+                f"a linear system of {self._size} states was solved to a relative residual of {found.residual:.2g} only",
+                NotConverged,
+            )
+        return found.x
+
+    @cached_property
+    def _levels(self) -> tuple[np.ndarray, ...]:
+        """The coarse levels of a large system; none where its states mix, for which Krylov steps are enough."""
+        return coarse_levels(self._matrix)
+
+    @cached_property
+    def _multigrid(self) -> Multigrid:
+        return Multigrid(self._matrix, order=self._order, levels=self._levels)
 
     @cached_property
     def _system(self) -> scipy.sparse.csc_matrix:

@@ -38,10 +38,13 @@ class Messages:
     Attributes:
         q: `[..., T, S, A]`, or `[..., 1, S, A]` for an infinite horizon.
         v: `[..., T + 1, S]`, or `[..., 1, S]`.
+        gain: 0-dim, reward units a step, where the horizon is infinite and nothing ends or is discounted: V is then
+            relative, up to a constant, and V + gain = B V. None elsewhere.
     """
 
     q: Tensor
     v: Tensor
+    gain: Tensor | None = None
 
 
 #: Passes a message through one whole step: (step tables, t, v_next [S]) to (q [S, A], v [S]).

@@ -8,10 +8,18 @@ messages then describe. Everything is in reward units; alpha is the temperature,
     PosteriorDynamics    Q = alpha log E exp((r + W') / alpha)    V as above
                          W = alpha log(gamma exp(V / alpha) + 1 - gamma), which is V where gamma = 1
                          describes p(tau | O)
+    RiskSensitive(eta)   Q = log E exp(eta (r + W')) / eta        V as above
+                         W = log(gamma exp(eta V) + 1 - gamma) / eta
+                         describes the same tilted by exp(eta ...): towards luck where eta > 0, away from it below
     MostProbable         Q = max_s' alpha log p + r + V'          V = max_a alpha log mu + Q
                          describes the mode of p(tau | O)
 
-Sources: Levine (2018), sections 2 to 4; Ziebart, Bagnell and Dey (2010); Rawlik, Toussaint and Vijayakumar (2012).
+`RiskSensitive` is `PosteriorDynamics` at eta = 1 / alpha and tends to `FixedDynamics` as eta goes to zero. The dynamics
+then has a temperature of its own, 1 / eta, negative for the worst case. Where a state is dead (V = -inf), luck avoids
+it, and the worst case finds it wherever it can be reached.
+
+Sources: Levine (2018), sections 2 to 4; Ziebart, Bagnell and Dey (2010); Rawlik, Toussaint and Vijayakumar (2012);
+Howard and Matheson (1972) for a risk parameter.
 """
 
 from __future__ import annotations
@@ -23,91 +31,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cai.ops.caching import grad_cached_property
-from cai.ops.logspace import NEG_INF, finite, log_expectation, logsumexp, max_over_support, safe_log
+from cai.ops.logspace import NEG_INF, log_expectation, logsumexp, max_over_support, safe_log
+from cai.ops.step_kernel import Kernel, Survival, Tilt
 from cai.ops.tables import StepTables, Tables, is_hard
-from cai.ops.transitions import Transitions
 
-
-@dataclass(frozen=True, eq=False)
-class Tilt:
-    """What multiplies p(s'|s,a) to make another distribution of s', as logarithms, nats.
-
-    Attributes:
-        log_next: `[S]`, of the next state.
-        log_total: `[S, A]`, the normaliser.
-        log_entries: On entries, or None.
-    """
-
-    log_next: Tensor
-    log_total: Tensor
-    log_entries: Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Survival:
-    """The chance of going on, or of ending, after arriving at s': the discount as an absorbing state.
-
-    Attributes:
-        log_goes_on: `[S]`, nats.
-        log_ends: `[S]`, nats.
-    """
-
-    log_goes_on: Tensor
-    log_ends: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Kernel:
-    """One step of a trajectory distribution: arrive at s', then go on with some probability.
-
-    Attributes:
-        transitions: p(s'|s,a).
-        tilt: What tilts it, or None.
-        survival: What follows the arrival, or None where the trajectory goes on for certain.
-    """
-
-    transitions: Transitions
-    tilt: Tilt | None = None
-    survival: Survival | None = None
-
-    @grad_cached_property
-    def log_arrival(self) -> Tensor:
-        """Log q(s'|s,a) on entries, nats; exact where the probability itself would be too small for a number."""
-        log_values = safe_log(self.transitions.values)
-        if self.tilt is None:
-            return log_values
-        transitions, tilt = self.transitions, self.tilt
-        exponent = transitions.at_next(tilt.log_next) - transitions.at_source(finite(tilt.log_total))
-        if tilt.log_entries is not None:
-            exponent = exponent + tilt.log_entries
-        possible = transitions.values > 0
-        return torch.where(possible, log_values + torch.where(possible, exponent, NEG_INF), NEG_INF)
-
-    @grad_cached_property
-    def arrival(self) -> Transitions:
-        """The distribution of s', with the tilt multiplied in."""
-        if self.tilt is None:
-            return self.transitions
-        return self.transitions.reweighted(self.log_arrival.exp())
-
-    def push(self, mass: Tensor) -> Tensor:
-        """Moves the mass `[S, A]` of (state, action) to the next states, `[S]`; what dies is lost."""
-        moved = self._moved(mass)
-        return moved if self.survival is None else moved * self.survival.log_goes_on.exp()
-
-    def _moved(self, mass: Tensor) -> Tensor:
-        tilt = self.tilt
-        if tilt is None or tilt.log_entries is not None:
-            return self.arrival.push(mass)
-        below, top = self.transitions.shifted(tilt.log_next)
-        if not self.transitions.spans_little(below):
-            return self.arrival.push(mass)
-        # p e^x m / total without making the tilted table: scale the mass, move it, scale what arrives.
-        possible = ~torch.isneginf(tilt.log_total)
-        scale = torch.where(possible, top[..., None] - torch.where(possible, tilt.log_total, 0.0), NEG_INF).exp()
-        return self.transitions.push(mass * scale) * below.exp()
-
+#: Sizes of a risk parameter, 1 / reward units: within them neither eta V nor V / eta leaves what float32 can hold.
+MIN_RISK, MAX_RISK = 1e-30, 1e30
 
 #: Above it the rounding of a plain log-sum-exp, times the temperature, would show in the tenth digit of a value.
 _HIGH_TEMPERATURE = 1e3
@@ -140,12 +69,21 @@ class Reading(ABC):
     def value_of_start(self, tables: Tables, v: Tensor) -> Tensor:
         """Gives alpha times the log evidence (or its bound), 0-dim, in reward units."""
 
+    def why_no_evidence(self, temperature: float | Tensor) -> str:
+        """Says why `value_of_start` is no bound of the evidence at a temperature (0-dim); empty where it is one."""
+        return ""
+
     #: Whether the dynamics of the trajectories differs from the graph's, and with the messages.
     tilts: bool
     #: Whether the marginals of a discounted problem are those of a world that may end at any step.
     absorbs: bool
     #: Whether the evidence is a lower bound of log p(O).
     is_bound: bool
+
+    @property
+    def is_convex(self) -> bool:
+        """Whether a whole step is convex in the message, as a maximum of expectations is."""
+        return True
 
 
 class _SoftReading(Reading):
@@ -213,49 +151,122 @@ class FixedDynamics(_SoftReading):
         return expected + tables.temperature * tables.initial.sum(-1).log()
 
 
-@dataclass(frozen=True)
-class PosteriorDynamics(_SoftReading):
-    """Everything answers to the optimality, the dynamics included: the exact posterior p(tau | O)."""
+class _TiltedDynamics(_SoftReading):
+    """The dynamics answers as well, at a temperature of its own: 1 / eta."""
 
     tilts = True
     absorbs = True
-    is_bound = False
+
+    @abstractmethod
+    def own_temperature(self, temperature: float | Tensor) -> float | Tensor:
+        """Gives the temperature of the dynamics, 0-dim, reward units, not zero; that of the action is given."""
 
     def q(self, step: StepTables, v_next: Tensor) -> Tensor:
-        """Computes Q = r + alpha log E exp((r_e + W') / alpha)."""
-        log_arrival = step.transitions.log_expect(_with_death(step, v_next), self._log_entries(step))
-        return step.rewards + step.temperature * log_arrival
+        """Computes Q = r + log E exp(eta (r_e + W')) / eta."""
+        own = self.own_temperature(step.temperature)
+        log_arrival = step.transitions.log_expect(_with_death(step, v_next, own), _log_entries(step, own))
+        return step.rewards + own * log_arrival
 
     def kernel(self, step: StepTables, q: Tensor, v_next: Tensor) -> Kernel:
-        """Computes p(s'|s,a,O) ~ p(s'|s,a) exp((r_e + W'(s')) / alpha) of messages `[S, A]` and `[S]`."""
+        """Computes the tilted dynamics ~ p(s'|s,a) exp(eta (r_e + W'(s'))) of messages `[S, A]` and `[S]`."""
         # Relative to the greatest message: on a long horizon messages grow, and rows must still sum to one exactly.
-        below, _ = step.transitions.shifted(_with_death(step, v_next))
-        entries = self._log_entries(step)
+        own = self.own_temperature(step.temperature)
+        below, _ = step.transitions.shifted(_with_death(step, v_next, own))
+        entries = _log_entries(step, own)
         tilt = Tilt(below, step.transitions.log_expect(below, entries), entries)
-        return Kernel(step.transitions, tilt, self._survival(step, v_next))
+        return Kernel(step.transitions, tilt, _survival(step, v_next, own))
 
     def log_initial(self, tables: Tables, v: Tensor) -> Tensor:
-        """Computes log p(s_0 | O) = log p(s_0) + V_0 / alpha - log p(O)."""
-        total = log_expectation(v / tables.temperature, tables.initial)
+        """Computes log p(s_0) + eta V_0, normalised."""
+        x = _in_nats(v, self.own_temperature(tables.temperature))
+        total = log_expectation(x, tables.initial)
         possible = tables.initial > 0
-        log_tilt = torch.where(possible, v / tables.temperature - total[..., None], NEG_INF)
-        return safe_log(tables.initial) + log_tilt
+        return safe_log(tables.initial) + torch.where(possible, x - total[..., None], NEG_INF)
+
+
+@dataclass(frozen=True)
+class PosteriorDynamics(_TiltedDynamics):
+    """Everything answers to the optimality, the dynamics included: the exact posterior p(tau | O)."""
+
+    is_bound = False
+
+    def own_temperature(self, temperature: float | Tensor) -> float | Tensor:
+        """Gives alpha, 0-dim: one temperature for all."""
+        return temperature
 
     def value_of_start(self, tables: Tables, v: Tensor) -> Tensor:
         """Computes alpha log sum p(s_0) exp(V_0 / alpha)."""
-        return tables.temperature * log_expectation(v / tables.temperature, tables.initial)
+        return tables.temperature * log_expectation(_in_nats(v, tables.temperature), tables.initial)
 
-    @staticmethod
-    def _log_entries(step: StepTables) -> Tensor | None:
-        return None if step.entry_rewards is None else step.entry_rewards / step.temperature
 
-    def _survival(self, step: StepTables, v_next: Tensor) -> Survival | None:
-        if step.discount == 1.0:
-            return None
-        if not step.may_die:
-            return Survival(torch.zeros_like(v_next), torch.full_like(v_next, NEG_INF))
-        odds = v_next / step.temperature + _log(step.discount) - _log(1.0 - step.discount)
-        return Survival(torch.nn.functional.logsigmoid(odds), torch.nn.functional.logsigmoid(-odds))
+@dataclass(frozen=True)
+class RiskSensitive(_TiltedDynamics):
+    """What a chance is worth is a certainty equivalent: log E exp(eta x) / eta, the entropic risk measure.
+
+    For eta < 0 it is the worst that a change of the dynamics can make of it, where a change costs its divergence:
+    log E exp(eta x) / eta = min_q E_q x + KL(q || p) / |eta|. For eta > 0 it is the best, max_q E_q x - KL / eta.
+
+    Attributes:
+        eta: Risk parameter, in 1 / reward units: positive is risk-seeking, negative risk-averse. Not zero, which is
+            `FixedDynamics`.
+
+    Raises:
+        ValueError: Zero, or a number beyond 1e-30 .. 1e30 in size.
+
+    Source: Howard and Matheson (1972).
+    """
+
+    eta: float
+
+    is_bound = True
+
+    def __post_init__(self) -> None:
+        if not MIN_RISK <= abs(self.eta) <= MAX_RISK:
+            raise ValueError(
+                f"RiskSensitive: eta must be a number of size {MIN_RISK:g} to {MAX_RISK:g} (1 / reward units), got "
+                f"{self.eta}; 0 is FixedDynamics"
+            )
+
+    @property
+    def is_convex(self) -> bool:
+        """Whether luck counts; the best action against the worst case is neither convex nor concave."""
+        return self.eta > 0
+
+    def own_temperature(self, temperature: float | Tensor) -> float:
+        """Gives 1 / eta, whatever the temperature of the action, 0-dim."""
+        return 1.0 / self.eta
+
+    def q(self, step: StepTables, v_next: Tensor) -> Tensor:
+        """Computes Q = r + log E exp(eta (r_e + W')) / eta."""
+        dead = torch.isneginf(v_next)
+        if not dead.any():
+            return super().q(step, v_next)
+        # What cannot reach a dead state is computed apart: 1 / eta would show the rounding of logarithms far from zero.
+        finds_it = torch.isneginf(step.transitions.expect(torch.where(dead, NEG_INF, torch.zeros_like(v_next))))
+        there = super().q(step, v_next) if self.eta > 0 else NEG_INF
+        return torch.where(finds_it, there, super().q(step, torch.where(dead, 0.0, v_next)))
+
+    def value_of_start(self, tables: Tables, v: Tensor) -> Tensor:
+        """Computes log E exp(eta V_0) / eta + alpha log p(evidence on s_0)."""
+        chance = tables.initial.sum(-1, keepdim=True)
+        own = self.own_temperature(tables.temperature)
+        value = own * log_expectation(_in_nats(v, own), tables.initial / chance)
+        if self.eta < 0:
+            dead = (torch.isneginf(v) & (tables.initial > 0)).any(-1)
+            value = torch.where(dead, NEG_INF, value)
+        if not tables.start_is_evidence:
+            return value
+        return value + tables.temperature * chance[..., 0].log()
+
+    def why_no_evidence(self, temperature: float | Tensor) -> str:
+        """Says that beyond 1 / alpha (0-dim) the value is no bound any more, since V rises with eta."""
+        alpha = float(temperature.detach()) if isinstance(temperature, Tensor) else temperature
+        if self.eta * alpha <= 1.0 + 1e-12:
+            return ""
+        return (
+            f": with eta = {self.eta:g} above 1 / temperature = {1.0 / alpha:g} the value exceeds the posterior's, "
+            "and bounds nothing; SumProduct gives the evidence itself"
+        )
 
 
 @dataclass(frozen=True)
@@ -307,13 +318,34 @@ def _log(x: float) -> float:
     return math.log(x) if x > 0.0 else NEG_INF
 
 
-def _with_death(step: StepTables, v: Tensor) -> Tensor:
-    """Computes W / alpha = log(gamma exp(V / alpha) + 1 - gamma): what arriving is worth before survival is drawn."""
-    v = v / step.temperature
+def _in_nats(v: Tensor, own: float | Tensor) -> Tensor:
+    """Computes V / temperature, where a dead state stays dead whatever the sign."""
+    if not isinstance(own, Tensor) and own > 0:
+        return v / own
+    dead = torch.isneginf(v)
+    return torch.where(dead, NEG_INF, torch.where(dead, 0.0, v) / own)
+
+
+def _with_death(step: StepTables, v: Tensor, own: float | Tensor) -> Tensor:
+    """Computes eta W = log(gamma exp(eta V) + 1 - gamma): what arriving is worth before survival is drawn."""
+    v = _in_nats(v, own)
     if step.discount == 1.0:
         return v
     weights = v.new_tensor([step.discount, 1.0 - step.discount if step.may_die else 0.0])
     return log_expectation(torch.stack([v, torch.zeros_like(v)], -1), weights)
+
+
+def _log_entries(step: StepTables, own: float | Tensor) -> Tensor | None:
+    return None if step.entry_rewards is None else step.entry_rewards / own
+
+
+def _survival(step: StepTables, v_next: Tensor, own: float | Tensor) -> Survival | None:
+    if step.discount == 1.0:
+        return None
+    if not step.may_die:
+        return Survival(torch.zeros_like(v_next), torch.full_like(v_next, NEG_INF))
+    odds = _in_nats(v_next, own) + _log(step.discount) - _log(1.0 - step.discount)
+    return Survival(torch.nn.functional.logsigmoid(odds), torch.nn.functional.logsigmoid(-odds))
 
 
 def _weighed(weights: Tensor, x: Tensor, temperature: float | Tensor) -> Tensor:

@@ -6,7 +6,9 @@ A factor graph's messages need two operations on log tables: a product, which is
     LogSemiring        log sum_x exp(table)      probabilities: sum-product
     TropicalSemiring   max_x table               the best assignment: max-product, in logarithms max-sum
 
-Both distribute over +, which is all that elimination, junction trees and belief propagation rest on.
+Both distribute over +, which is all that elimination, junction trees and belief propagation rest on. On a chain a table
+of two variables is a matrix, and summing out what two of them share is a product of matrices (`matmul`): associative,
+so that a scan over time may take them in any grouping. `RealSemiring` is the same of plain numbers.
 
 Source: Aji and McEliece (2000), The generalized distributive law.
 """
@@ -20,7 +22,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cai.ops.logspace import logsumexp
+from cai.ops.logspace import NEG_INF, logsumexp
+from cai.ops.matrix_products import log_matmul, max_plus_matmul
 
 #: Up to so many entries one call of torch's costs less than the few that are quicker an entry.
 _SMALL = 2**11
@@ -33,9 +36,23 @@ class Semiring(Protocol):
         """Sums over `dims`, `[...]` without them; `-inf` where all entries are; the table itself if there are none."""
 
 
+class MatrixSemiring(Protocol):
+    """How matrices are multiplied."""
+
+    #: What adds nothing, and what multiplies by one.
+    zero: float
+    one: float
+
+    def matmul(self, left: Tensor, right: Tensor) -> Tensor:
+        """Multiplies `[..., n, k]` by `[..., k, m]`."""
+
+
 @dataclass(frozen=True)
 class LogSemiring:
     """Sums by log-sum-exp: the messages of sum-product."""
+
+    zero = NEG_INF
+    one = 0.0
 
     def reduce(self, log_table: Tensor, dims: Sequence[int]) -> Tensor:
         """Computes log sum exp over `dims`, `[...]` without them, in nats."""
@@ -48,10 +65,17 @@ class LogSemiring:
             return torch.logaddexp(*table.unbind(dim))
         return torch.logsumexp(table, dim) if table.numel() <= _SMALL else logsumexp(table, dim)
 
+    def matmul(self, left: Tensor, right: Tensor) -> Tensor:
+        """Computes log(exp(left) @ exp(right)), `[..., n, m]`, in nats."""
+        return log_matmul(left, right)
+
 
 @dataclass(frozen=True)
 class TropicalSemiring:
     """Sums by the maximum: the messages of max-product."""
+
+    zero = NEG_INF
+    one = 0.0
 
     def reduce(self, log_table: Tensor, dims: Sequence[int]) -> Tensor:
         """Computes the maximum over `dims`, `[...]` without them, in nats."""
@@ -59,6 +83,22 @@ class TropicalSemiring:
             return log_table
         table, dim = _as_one(log_table, dims)
         return table.amax(dim)
+
+    def matmul(self, left: Tensor, right: Tensor) -> Tensor:
+        """Computes max_k left_ik + right_kj, `[..., n, m]`, in nats."""
+        return max_plus_matmul(left, right)
+
+
+@dataclass(frozen=True)
+class RealSemiring:
+    """Sums plain numbers: expectations."""
+
+    zero = 0.0
+    one = 1.0
+
+    def matmul(self, left: Tensor, right: Tensor) -> Tensor:
+        """Computes the plain product, `[..., n, m]`."""
+        return left @ right
 
 
 def aligned(table: Tensor, places: Sequence[int], num_dims: int) -> Tensor:

@@ -22,9 +22,11 @@ class SparseTransitions(Transitions):
     Attributes:
         values: `[..., nnz]`.
         pattern: Where they stand, in a matrix of S * A rows and S columns.
+        actions: Number of actions, where the rows are those of some states only; else None.
     """
 
     pattern: Pattern
+    actions: int | None = None
 
     @cached_property
     def num_states(self) -> int:
@@ -34,7 +36,7 @@ class SparseTransitions(Transitions):
     @cached_property
     def num_actions(self) -> int:
         """Number of actions A."""
-        return self.pattern.num_rows // self.pattern.num_columns
+        return self.actions or self.pattern.num_rows // self.pattern.num_columns
 
     def expect(self, v: Tensor) -> Tensor:
         """Computes E[v(s') | s, a]; no stored probability is zero, so `-inf` takes care of itself."""
@@ -62,9 +64,10 @@ class SparseTransitions(Transitions):
         return zeros.index_add(-1, self.pattern.columns, entries)
 
     def triples(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Gives the indices of the entries, `[nnz]` each."""
-        rows = self.pattern.rows
-        return rows // self.num_actions, rows % self.num_actions, self.pattern.columns
+        """Gives the indices of the entries, `[nnz]` each, int64: users compute with them."""
+        rows, num_actions = self.pattern.rows, self.num_actions
+        states, actions = (rows // num_actions).to(torch.int64), (rows % num_actions).to(torch.int64)
+        return states, actions, self.pattern.columns.to(torch.int64)
 
     def dense(self, entries: Tensor) -> Tensor:
         """Lays entries `[nnz]` out as `[S, A, S]`, zero where none is stored."""
@@ -79,7 +82,7 @@ class SparseTransitions(Transitions):
         return self.over_next(self.values * self.at_next(v))
 
     def _shaped(self, rows: Tensor) -> Tensor:
-        return rows.view(*rows.shape[:-1], self.num_states, self.num_actions)
+        return rows.view(*rows.shape[:-1], -1, self.num_actions)
 
     def _is_plain(self, vector: Tensor) -> bool:
         """Whether nothing learns, so that the matrix may be kept; values that do may change in place."""
@@ -91,20 +94,36 @@ class SparseTransitions(Transitions):
 
     @cached_property
     def _kept_transposed_matrix(self) -> Tensor:
-        return csr_tensor(self.pattern.transposed, self.values[self.pattern.transposed_order])
+        return csr_tensor(self.pattern.transposed, self._transposed_values)
+
+    @property
+    def _transposed_values(self) -> Tensor:
+        return self.values.index_select(0, self.pattern.transposed_order)
 
     def push(self, mass: Tensor) -> Tensor:
         """Moves mass one step: `[..., S, A] -> [..., S]`."""
         if self._is_plain(flat := mass.flatten(-2)):
             return self._kept_transposed_matrix @ flat
         if self.values.dim() == 1:
-            return csr_product(self.pattern.transposed, self.values[self.pattern.transposed_order], flat)
+            return csr_product(self.pattern.transposed, self._transposed_values, flat)
         return self.over_source(self.values * self.at_source(mass))
 
     def entry(self, entries: Tensor, state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
         """Reads entries `[nnz]` at triples of one shape; zero where none is stored."""
+        if not self.pattern.num_entries:
+            return entries.new_zeros(next_state.shape)
         position, stored = self.pattern.find(state * self.num_actions + action, next_state)
         return torch.where(stored, entries[position], 0.0)
+
+    def values_on(self, pattern: Pattern) -> Tensor:
+        """Gives the values at the entries of another pattern of these rows and columns; zero where none is stored."""
+        own = self.pattern
+        if torch.equal(own.row_starts, pattern.row_starts) and torch.equal(own.columns, pattern.columns):
+            return self.values
+        if not own.num_entries:
+            return self.values.new_zeros(pattern.num_entries)
+        position, stored = own.find(pattern.rows, pattern.columns)
+        return torch.where(stored, self.values.index_select(0, position), 0.0)
 
     def _row_entries(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Positions of each pair's entries, padded to the longest row, and which of them are real."""
@@ -117,7 +136,7 @@ class SparseTransitions(Transitions):
         """Draws a next state for each pair `[N]`."""
         position, real = self._row_entries(state, action)
         chosen = sample_index(torch.where(real, self.values[position], 0.0), generator)
-        return self.pattern.columns[position.gather(-1, chosen[..., None]).squeeze(-1)]
+        return self.pattern.columns[position.gather(-1, chosen[..., None]).squeeze(-1)].to(torch.int64)
 
     def first_of_each(self, marked: Tensor) -> Tensor:
         """Keeps the first marked entry of each row of `[..., nnz]`."""
@@ -129,33 +148,21 @@ class SparseTransitions(Transitions):
         """Gives p(. | s, a), dense: `[..., S]`."""
         position, real = self._row_entries(state, action)
         zeros = self.values.new_zeros(*position.shape[:-1], self.num_states)
-        return zeros.scatter_add(-1, self.pattern.columns[position], torch.where(real, self.values[position], 0.0))
+        columns = self.pattern.columns[position].to(torch.int64)
+        return zeros.scatter_add(-1, columns, torch.where(real, self.values[position], 0.0))
+
+    def block(self, first: int, last: int) -> SparseTransitions:
+        """Gives the rows of states `first` to `last - 1`; next states are still any of all S, and nothing is copied."""
+        starts = self.pattern.row_starts[first * self.num_actions : last * self.num_actions + 1]
+        entries = slice(int(starts[0]), int(starts[-1]))
+        pattern = Pattern(starts - starts[0], self.pattern.columns[entries], self.num_states)
+        return SparseTransitions(self.values[entries], pattern, self.num_actions)
 
     def state_matrix(self, weights: Tensor) -> scipy.sparse.csr_matrix:
         """Computes G(s, s') = sum_a weights(s, a) p(s'|s,a), `[S, S]`, sparse."""
         values = (self.values * self.at_source(weights)).detach().cpu().numpy()
         # S * A rows of the table, taken A at a time, are the rows of G: only the row starts change.
-        starts = self.pattern.row_starts[:: self.num_actions].cpu().numpy()
-        shape = (self.num_states, self.num_states)
-        return scipy.sparse.csr_matrix((values, self.pattern.columns.cpu().numpy(), starts), shape=shape)
-
-
-def sparse_from_triplets(
-    rows: Tensor, columns: Tensor, values: Tensor, *, num_states: int, num_actions: int
-) -> SparseTransitions:
-    """Builds sparse transitions from triplets in any order; duplicates are added up, differentiably.
-
-    Args:
-        rows: `[n]`, int64, s * A + a.
-        columns: `[n]`, int64, next states.
-        values: `[n]`, probabilities; entries of probability zero are dropped.
-        num_states: Number of states S.
-        num_actions: Number of actions A.
-    """
-    kept = values != 0
-    rows, columns, values = rows[kept], columns[kept], values[kept]
-    keys, where = torch.unique(rows * num_states + columns, return_inverse=True)
-    summed = values.new_zeros(keys.numel()).index_add(0, where, values)
-    starts = torch.zeros(num_states * num_actions + 1, dtype=torch.int64, device=rows.device)
-    starts[1:] = torch.bincount(keys // num_states, minlength=num_states * num_actions).cumsum(0)
-    return SparseTransitions(summed, Pattern(starts, keys % num_states, num_states))
+        starts = self.pattern.row_starts[:: self.num_actions].contiguous().cpu().numpy()
+        # A copy: states stand twice in a row of G, and scipy puts what is out of order in order in place.
+        columns = self.pattern.columns.cpu().numpy().copy()
+        return scipy.sparse.csr_matrix((values, columns, starts), shape=(self.num_states, self.num_states))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +41,8 @@ def side_by_side(
         titles: Their names, by default those of their methods.
 
     Returns:
-        The figure, with nine axes in reading order. The gap stands above, as `posterior_a.gap(posterior_b)` gives it.
+        The figure, with nine axes in reading order. The gap stands above, as `posterior_a.gap(posterior_b)` gives it;
+        the gains, where nothing ends or is discounted.
 
     Raises:
         ValueError: The worlds differ in their states, actions or horizon.
@@ -115,7 +117,10 @@ def _draw_difference(ax: Axes, world: World, difference: Array, label: str) -> N
 
 
 def _gap_line(posterior_a: Posterior, posterior_b: Posterior, titles: tuple[str, str]) -> str:
-    pair = zip((posterior_a, posterior_b), titles, strict=True)
+    pair = list(zip((posterior_a, posterior_b), titles, strict=True))
+    with suppress(Unavailable):
+        gains = ", ".join(f"{title} {float(posterior.gain):.4g}" for posterior, title in pair)
+        return f"gain [reward\u00a0units a step]: {gains}"
     try:
         evidence = ", ".join(f"{title} {_evidence(posterior)}" for posterior, title in pair)
         gap = posterior_a.gap(posterior_b)

@@ -64,6 +64,7 @@ def test_everything_is_written(cai_program: Program, tmp_path: Path) -> None:
         ["random_walk", "--infinite"],
         ["gridworld", "--method", "max-product", "--horizon", "12"],
         ["two_state", "--infinite", "--discount", "0.9"],
+        ["two_state", "--infinite", "--discount", "1"],
     ],
 )
 def test_other_worlds(cai_program: Program, tmp_path: Path, args: list[str]) -> None:
@@ -76,7 +77,11 @@ def test_missing_numbers_are_null(cai_program: Program, tmp_path: Path) -> None:
     cai_program("solve", "two_state", "--temperature", "0", "--out", tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["log_evidence_nats"] is None and summary["is_bound"] is False
-    assert summary["expected_return"] is not None
+    assert summary["expected_return"] is not None and summary["gain"] is None
+    cai_program("solve", "two_state", "--infinite", "--out", tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["gain"] == float(cai.load(tmp_path / "posterior.safetensors").gain)
+    assert summary["log_evidence_nats"] is summary["expected_return"] is summary["entropy_nats"] is None
 
 
 def test_old_files_are_replaced_and_others_left(cai_program: Program, tmp_path: Path) -> None:

@@ -81,6 +81,16 @@ def test_methods(cai_program: Program, name: str) -> None:
     assert ("(lower bound)" in result.stdout) == posterior.is_bound
 
 
+@pytest.mark.parametrize("name", ["soft-value-iteration", "sum-product"])
+def test_the_gain_stands_where_the_evidence_would(cai_program: Program, name: str) -> None:
+    result = cai_program("solve", "two_state", "--infinite", "--discount", "1", "--method", name)
+    assert result.exit_code == 0, result.stderr
+    posterior = cai.infer(cai.load_model("two_state", horizon=None), METHODS[name]())
+    assert row(result.stdout, "gain") == f"{float(posterior.gain):.6g} reward units a step"
+    assert "log evidence" not in result.stdout and "expected return" not in result.stdout
+    assert "relative value v(s)" in result.stdout and "in the long run" in result.stdout
+
+
 def test_most_probable_path(cai_program: Program) -> None:
     result = cai_program("solve", "gridworld", "--method", "max-product", "--horizon", "20")
     graph = cai.load_model("gridworld", horizon=20)

@@ -103,6 +103,9 @@ METHODS = {
     "SoftValueIteration": Entry(lambda _: cai.SoftValueIteration(), FINITE + ENDLESS, bound=True, soft=True),
     "SoftPolicyIteration": Entry(lambda _: cai.SoftPolicyIteration(), FINITE + ENDLESS, bound=True, soft=True),
     "PolicyEvaluation": Entry(lambda g: cai.PolicyEvaluation(some_policy(g)), UNKNOWING + ENDLESS, bound=True),
+    "RiskSensitiveControl": Entry(
+        lambda _: cai.RiskSensitiveControl(-0.2), FINITE + ENDLESS, bound=True, soft=True, fixed=False
+    ),
     "MaxProduct": Entry(
         lambda _: cai.MaxProduct(), tuple(x for x in FINITE if x != "discount"), bound=True, fixed=False
     ),
@@ -202,7 +205,7 @@ def test_marginals_belong_together(method: str, name: str) -> None:
     assert (joint >= -1e-15).all()
     assert (joint[..., ~alive, :] == 0).all()
     discount = float(posterior.graph.discount)
-    mortal = method == "SumProduct" and discount < 1
+    mortal = not METHODS[method].fixed and discount < 1
     if not mortal:
         assert_close(states.sum(-1), 1.0, tolerance)
     if horizon is not None:
@@ -255,7 +258,7 @@ def test_samples_are_well_formed(method: str, name: str) -> None:
     assert not (batch.terminated & batch.truncated).any()
     last = numpy_of(batch.states)[np.arange(50), numpy_of(batch.lengths)]
     ended = terminal_of(posterior)[last]
-    mortal = method == "SumProduct" and posterior.graph.discount < 1
+    mortal = not METHODS[method].fixed and posterior.graph.discount < 1
     if not mortal:
         assert (ended == numpy_of(batch.terminated)).all()
         assert (numpy_of(batch.lengths)[~ended] == length).all()
@@ -293,7 +296,7 @@ def test_same_seed_same_samples_and_the_global_generator_is_left_alone(method: s
 def test_sample_frequencies_are_the_marginals(method: str, name: str) -> None:
     posterior = answer(method, name)
     num_states, num_actions, horizon = sizes(posterior)
-    if horizon is None and method == "SumProduct":
+    if horizon is None and not METHODS[method].fixed:
         pytest.skip(
             "marginals of single steps are not part of an infinite answer; laws/test_infinite.py looks at the sum"
         )

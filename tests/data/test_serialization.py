@@ -130,12 +130,16 @@ OBJECTS = {
     "MaxProduct": cai.MaxProduct(),
     "SoftValueIteration": cai.SoftValueIteration(cai.methods.Newton(7), max_steps=3),
     "SoftPolicyIteration": cai.SoftPolicyIteration(max_steps=3),
+    "RiskSensitiveControl": cai.RiskSensitiveControl(-0.5, max_steps=3),
     "PolicyEvaluation": cai.PolicyEvaluation(F.TabularPolicy(HALF[0]), temperature=0.0),
     "LoopyBeliefPropagation": cai.LoopyBeliefPropagation(cai.ops.TropicalSemiring(), 0.5, max_steps=7),
     "LogSemiring": cai.ops.LogSemiring(),
     "TropicalSemiring": cai.ops.TropicalSemiring(),
     "Flooding": cai.methods.Flooding(),
     "Residual": cai.methods.Residual(0.3),
+    "Sequential": cai.methods.Sequential(),
+    "AssociativeScan": cai.methods.AssociativeScan(),
+    "SumProduct by a scan": cai.SumProduct(schedule=cai.methods.AssociativeScan()),
     "SVI": cai.SVI(num_steps=7, decay=0.5),
     "MeanFieldGuide": cai.methods.MeanFieldGuide(),
     "FixedDynamicsGuide": cai.methods.FixedDynamicsGuide(),
@@ -174,7 +178,7 @@ def test_graph(temperature: Any, tmp_path: Path) -> None:
 
 def test_every_registered_class_is_tested() -> None:
     tested = {name.split()[0] for name in OBJECTS} | {"TrajectoryGraph", "TabularPosterior", "Messages", "Factor"}
-    tested |= {"FixedDynamics", "PosteriorDynamics", "MostProbable"}  # parts of every posterior in conformance/
+    tested |= {"FixedDynamics", "PosteriorDynamics", "RiskSensitive", "MostProbable"}  # of posteriors in conformance/
     tested |= {"JunctionTreePosterior", "LoopyPosterior", "MeanFieldPosterior"}  # in conformance/ too
     tested |= {"PlanPosterior"}  # in methods/test_svi.py
     tested |= {"Pattern", "DenseTransitions", "SparseTransitions", "Newton"}  # parts of the objects above

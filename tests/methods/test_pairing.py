@@ -19,6 +19,7 @@ METHODS = [
     cai.MaxProduct(),
     cai.SoftValueIteration(),
     cai.SoftPolicyIteration(),
+    cai.RiskSensitiveControl(-0.5),
     cai.PolicyEvaluation(F.TabularPolicy(np.full((4, 2), 0.5))),
 ]
 methods = pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
@@ -96,8 +97,15 @@ def test_states_that_never_reach_an_end_are_named() -> None:
         message = f"{type(method).__name__}: .* state 1 never reaches a terminal state; give a discount below 1"
         with pytest.raises(cai.IncompatibleMethod, match=message):
             cai.infer(world, method)
-    with pytest.raises(cai.IncompatibleMethod, match="without terminal states values grow without bound"):
+    with pytest.raises(cai.IncompatibleMethod, match="one closed class of states, and has 2: state 1 and state 2"):
         cai.infer(world.replace(dynamics=F.TabularDynamics(probs)), cai.SoftValueIteration())
+
+
+def test_risk_has_no_gain_yet() -> None:
+    endless = graph().replace(horizon=None)
+    assert cai.infer(endless, cai.SoftValueIteration()).gain.shape == ()
+    with pytest.raises(cai.IncompatibleMethod, match="without terminal states values grow without bound"):
+        cai.infer(endless, cai.RiskSensitiveControl(-0.5))
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------

@@ -72,6 +72,34 @@ def test_posterior_discounted(accuracy: float) -> None:
     assert_close(cai.infer(graph, cai.SumProduct()).v(torch.arange(2)), REWARDS + constant)
 
 
+@pytest.mark.parametrize("method", [cai.SoftValueIteration(), cai.SoftPolicyIteration()], ids=["VI", "PI"])
+@pytest.mark.parametrize(("accuracy", "alpha"), CASES)
+def test_fixed_dynamics_undiscounted(accuracy: float, alpha: float, method: cai.AbstractMethod) -> None:
+    soft = cai.infer(build(accuracy, alpha, horizon=None), method)
+    turn = sigmoid((2 * accuracy - 1) * (REWARDS[1] - REWARDS[0]) / alpha)
+    lies = turn * accuracy + (1 - turn) * (1 - accuracy)
+    assert_close(soft.gain, fixed_gain(accuracy, alpha))
+    assert_close(soft.v(torch.arange(2)), REWARDS - [1 - lies, lies] @ REWARDS)
+    assert_close(soft.policy(torch.arange(2)).probs[:, 1], turn)
+    assert_close(soft.state_marginals, [1 - lies, lies])
+
+
+@pytest.mark.parametrize(("accuracy", "alpha"), CASES)
+def test_posterior_undiscounted(accuracy: float, alpha: float) -> None:
+    exact = cai.infer(build(accuracy, alpha, horizon=None, initial=(0.7, 0.3)), cai.SumProduct())
+    x = np.exp(REWARDS / alpha)
+    assert_close(exact.gain, alpha * np.log(x.mean()))
+    assert_close(exact.v(torch.arange(2)), REWARDS - x / x.sum() @ REWARDS)
+    assert_close(exact.policy(torch.arange(2)).probs[:, 1], (accuracy * x[1] + (1 - accuracy) * x[0]) / x.sum())
+    assert_close(exact.state_marginals, x / x.sum())
+
+
+def test_temperature_zero_undiscounted() -> None:
+    hard = cai.infer(build(0.8, 0.0, horizon=None), cai.SoftValueIteration())
+    assert_close(hard.gain, REWARDS @ [0.2, 0.8], 1e-9)
+    assert_close(hard.state_marginals, [0.2, 0.8])
+
+
 def test_posterior_discounted_does_not_exist_for_ever_growing_rewards() -> None:
     graph = build(0.8, 1.0, horizon=None, discount=0.9)
     assert np.exp(REWARDS).mean() * 0.9 > 1

@@ -64,6 +64,15 @@ def test_graphs_without_a_gap_say_why() -> None:
     assert "temperature" in figure.get_suptitle()
 
 
+def test_the_gains_stand_above_where_nothing_ends() -> None:
+    coin = cai.load_model("two_state", horizon=None)
+    soft, exact = cai.infer(coin, cai.SoftValueIteration()), cai.infer(coin, cai.SumProduct())
+    figure = cai.plots.side_by_side(soft, exact)
+    gains = f"SoftValueIteration {float(soft.gain):.4g}, SumProduct {float(exact.gain):.4g}"
+    assert figure.get_suptitle() == f"gain [reward\u00a0units a step]: {gains}"
+    assert "long-run distribution" in figure.axes[6].get_title()
+
+
 def test_titles() -> None:
     soft = worlds.lake()
     named = cai.plots.side_by_side(soft, worlds.lake("SumProduct"), marginal_time=5, titles=("act", "explain"))

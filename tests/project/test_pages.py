@@ -16,7 +16,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("[0-9]*.py"))
 FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=indent)``` *$", re.MULTILINE | re.DOTALL)
 
 # The first author and the year of "Levine (2018)", "Kakade and Langford (2002)", "Ziebart, Bagnell and Dey (2010)".
-CITATION = re.compile(r"([A-Z]\w+)(?:,? (?:and )?[A-Z]\w+| et al\.)* \(((?:19|20)\d\d)\)")
+CITATION = re.compile(r"([A-Z][\w-]+)(?:,? (?:and )?[A-Z][\w-]+| et al\.)* \(((?:19|20)\d\d)\)")
 
 
 @dataclass(frozen=True)

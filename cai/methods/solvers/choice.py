@@ -1,0 +1,34 @@
+"""Which solver suits, by size, sparsity and discount; the measurements are in `benchmarks/README.md`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cai.methods.solvers.newton import Newton, NewtonKrylov
+from cai.methods.solvers.solver import AbstractSolver
+from cai.methods.solvers.value_iteration import ValueIteration
+from cai.ops.sparse_transitions import SparseTransitions
+from cai.ops.tables import Tables
+
+#: Above this discount a handful of linear solves is cheaper than some log(tolerance) / log(discount) sweeps.
+_FAR_SIGHTED = 0.9
+#: Sparse worlds of so many states are solved by inexact steps: elimination would take longer than a rough solve.
+_MANY_STATES = 5_000
+
+
+def default_solver(tables: Tables) -> AbstractSolver:
+    """Picks sweeps for small discounts and Newton's method for others, inexact in large sparse worlds.
+
+    At temperature 0 without discount Newton's method may never end, and sweeps do.
+    """
+    if tables.discount == 1.0 and tables.is_hard:
+        return ValueIteration(max_steps=100_000)
+    return newton_for(tables) if tables.discount > _FAR_SIGHTED else ValueIteration()
+
+
+def newton_for(tables: Tables, max_steps: int | None = None) -> Newton | NewtonKrylov:
+    """Picks Newton's method with exact or with inexact linear solves."""
+    inexact = isinstance(tables.step(0).transitions, SparseTransitions) and tables.num_states >= _MANY_STATES
+    gain = tables.discount == 1.0 and not tables.has_exits
+    solver = NewtonKrylov() if inexact and not gain else Newton()
+    return solver if max_steps is None else replace(solver, max_steps=max_steps)
