@@ -1,4 +1,4 @@
-"""The slippery grid that the benchmarks of scale share; numpy and scipy only, so that a peer's environment can import it.
+"""The slippery grid that the benchmarks of scale share; without torch, so that a peer's environment can import it.
 
 Four moves; a move goes as meant with probability 0.7, to either side with 0.1, nowhere with 0.1; a wall stops it. Every
 move costs 1. The far corner ends the episode and is worth 10.

@@ -219,7 +219,7 @@ def show_grid(options: argparse.Namespace) -> None:
                 "cai": ask("grid_cai", options.size, temperature),
             }
             if options.peer_python and temperature == 0.0:
-                for method in ("modified_policy_iteration", "policy_iteration"):
+                for method in ("modified_policy_iteration", "value_iteration"):
                     peer = HERE / "peers" / "quantecon_grid.py"
                     arguments = (options.size, method)
                     rows[f"quantecon, {method}"] = ask("", *arguments, python=options.peer_python, script=peer)

@@ -20,9 +20,9 @@ Without a horizon, discounted by gamma, V(s) = rewards[s] + C with
                           / (1 - gamma)
     posterior:        C = alpha log((1 - gamma) / (1 - gamma (x_0 + x_1) / 2)), only if gamma (x_0 + x_1) / 2 < 1.
 
-Without a horizon, undiscounted, the gain is g of either reading, and the relative values are V(s) = rewards[s] - m, with
-m = (1 - d) rewards[0] + d rewards[1] the mean of the long-run distribution, d = p(s = 1) the marginals above:
-q pi(1) + (1 - q) pi(0) under fixed dynamics, x_1 / (x_0 + x_1) in the posterior. pi is that of t < T - 1.
+Without a horizon, undiscounted, the gain is g of either reading, and the relative values are V(s) = rewards[s] - m, m =
+(1 - d) rewards[0] + d rewards[1], with d = p(s = 1) in the long run as above: q pi(1) + (1 - q) pi(0) under fixed
+dynamics, x_1 / (x_0 + x_1) in the posterior. pi is that of t < T - 1.
 
 Source: the recursions are Levine (2018), section 2 (posterior) and 3 (fixed dynamics), solved by hand.
 """

@@ -43,5 +43,5 @@ class SoftPolicyIteration(AbstractTabularMethod):
 
     def solver_for(self, tables: Tables) -> AbstractSolver:
         """Newton; at temperature 0 without discount a greedy policy may never end, and sweeps take over."""
-        endless = tables.discount == 1.0 and tables.is_hard
+        endless = tables.discount == 1.0 and tables.is_hard and tables.has_exits
         return default_solver(tables) if endless else Newton(self.max_steps)

@@ -30,7 +30,8 @@ class SoftValueIteration(AbstractTabularMethod):
 
     Needs tables of the dynamics. `log_evidence` is a lower bound; `SumProduct` gives the evidence itself, and a policy
     that counts on luck. Takes one backward pass, or the fixed point V = B V of an infinite horizon. Temperature 0 is
-    hard optimality. `SoftPolicyIteration` is this with Newton's method always.
+    hard optimality. Without horizon, discount and terminal states it gives the gain a step and relative values.
+    `SoftPolicyIteration` is this with Newton's method always.
 
     Attributes:
         solver: How the fixed point of an infinite horizon is reached: `ValueIteration()`, `Newton()` and the others of

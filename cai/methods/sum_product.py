@@ -40,9 +40,10 @@ class SumProduct(AbstractSemiringMethod):
     """The posterior given optimality and evidence, exactly: log evidence, marginals, samples, tilted dynamics.
 
     Answers a trajectory graph with tables of the dynamics and a positive temperature, and any `FactorGraph` whose
-    cliques fit into memory. It conditions on success, so under noise its policy is
-    risk-seeking: for control take `SoftValueIteration`, which equals it iff the dynamics is deterministic. It is the
-    method for evidence on states and actions (`graph.condition`), and the evidence that bounds are judged by.
+    cliques fit into memory. It conditions on success, so under noise its policy is risk-seeking: for control take
+    `SoftValueIteration`, which equals it iff the dynamics is deterministic. It is the method for evidence on states and
+    actions (`graph.condition`), and the evidence that bounds are judged by. Without horizon, discount and terminal
+    states it gives the Perron pair of the graph: the gain a step and relative values.
 
     Attributes:
         tolerance: Certified error of V to reach on an infinite horizon, relative to max(1, max|V|).

@@ -41,7 +41,7 @@ from torch import Tensor
 from cai.errors import IncompatibleMethod
 from cai.ops.aggregation import coarse_levels
 from cai.ops.growth import why_endless
-from cai.ops.linear import EXACT, ROUGHLY_LARGE, Resolvent, implicit
+from cai.ops.linear import EXACT, LARGE, Resolvent, implicit
 from cai.ops.logspace import NEG_INF, logsumexp, safe_log
 from cai.ops.messages import (
     Backup,
@@ -171,7 +171,7 @@ class Stationary:
         """Groups of states for the linear solves of a large sparse world; None for others."""
         tables = self.tables
         transitions = tables.step(0).transitions
-        if tables.num_states < ROUGHLY_LARGE or not isinstance(transitions, SparseTransitions):
+        if tables.num_states < LARGE or not isinstance(transitions, SparseTransitions):
             return None
         return coarse_levels(transitions.state_matrix(tables.default_policies[0] * tables.alive[:, None]))
 
@@ -195,13 +195,13 @@ class Stationary:
         if self.policy is not None:
             return zero
         transitions, policy = tables.step(0).transitions, tables.default_policies.detach()
-        if tables.has_exits and tables.num_states >= ROUGHLY_LARGE and isinstance(transitions, SparseTransitions):
+        if tables.has_exits and tables.num_states >= LARGE and isinstance(transitions, SparseTransitions):
             ways = ways_to(transitions, tables.terminal, policy[0])
             return self._value_of(ways.policy[None], zero, ways.rank)
         return zero if self.contracts or tables.is_hard else self._value_of(policy, zero)
 
     def _value_of(self, policy: Tensor, ends: Tensor, order: np.ndarray | None = None) -> Tensor:
-        """The value `[S]` of a policy `[1, S, A]` under the dynamics as it is; roughly, where an order of states is given."""
+        """The value `[S]` of a policy `[1, S, A]`, the dynamics as it is; roughly, where an order of states is given."""
         costs = policy_costs(self.tables, policy).detach()
         evaluation = Stationary(self.tables, FixedDynamics(), policy, costs)
         if order is None:

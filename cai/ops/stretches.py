@@ -21,7 +21,7 @@ from cai.ops.transitions import DenseTransitions
 #: Equal tables of fewer steps in a row go with the tables that vary.
 _SHORT = 16
 #: Numbers in a stack: on a CPU such that a round of products stays in the cache, elsewhere a part of the memory.
-_IN_CACHE, _ELSEWHERE = 2**18, 2**27
+_IN_CACHE, _ELSEWHERE = 2**18, 2**25
 #: Steps of one table that are worked on at a time at least; each piece has to make its powers again.
 _LEAST = 512
 

@@ -22,8 +22,9 @@ from cai.ops.stretches import stretches
 from cai.ops.time_scan import ScanSweep, scan_bytes
 from cai.ops.transitions import DenseTransitions
 
-#: Beyond it, times the largest reward, a message is a number next to one, and log sum exp of it has few digits left.
-_HOTTEST = 1e4
+#: Beyond it, times the largest reward, exp(V / alpha) is so near to one that its logarithm has lost digits. The loop
+#: works with exp(V / alpha) - 1 there.
+_HOTTEST = 1e3
 #: Bytes that are not worth a look at how many are free.
 _LITTLE = 2**26
 
@@ -125,7 +126,7 @@ def need_scan(problem: Stationary, name: str, *, max_memory: float | None = None
 
 
 def _is_too_hot(problem: Stationary) -> bool:
-    """Whether rewards are so few temperatures that exp(V / alpha) - 1 has too few digits, in sums of exponentials."""
+    """Whether rewards are so small a part of the temperature that sums of exponentials lose their digits."""
     tables = problem.tables
     temperature = tables.temperature
     temperature = float(temperature.detach()) if isinstance(temperature, Tensor) else temperature

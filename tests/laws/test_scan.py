@@ -126,7 +126,7 @@ HOSTILE = {
     "900 nats, discount": {"scale": 900.0, "temperature": 1.0, "discount": 0.9},
     "900 nats, per step": {"scale": 900.0, "temperature": 1.0, "density": 0.4, "per_step": ("dynamics", "reward")},
     "frozen, forbidden": {"temperature": 1e-6, "density": 0.4, "prior": "restricted", "num_terminal": 1},
-    "warm": {"temperature": 5000.0, "density": 0.4},
+    "warm": {"temperature": 900.0, "density": 0.4},
     "huge units": {"scale": 1e150, "temperature": 1e150},
     "tiny rewards": {"scale": 1e-200},
 }

@@ -112,8 +112,7 @@ def test_on_a_maze(solver: Any, options: dict, monkeypatch: pytest.MonkeyPatch) 
     """Multigrid, the way to the exits and all: what large worlds use, on a small one, against plain elimination."""
     exact = cai.infer(maze(24, **options), cai.SoftValueIteration(Newton(), tolerance=1e-12))
     for module in (fixed_point, linear):
-        monkeypatch.setattr(module, "ROUGHLY_LARGE", 100)
-    monkeypatch.setattr(linear, "LARGE", 100)
+        monkeypatch.setattr(module, "LARGE", 100)
     posterior = cai.infer(maze(24, **options), cai.SoftValueIteration(solver, tolerance=1e-9))
     states = torch.arange(exact.tables.num_states)
     assert posterior.stats.converged

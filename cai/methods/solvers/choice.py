@@ -19,9 +19,9 @@ _MANY_STATES = 5_000
 def default_solver(tables: Tables) -> AbstractSolver:
     """Picks sweeps for small discounts and Newton's method for others, inexact in large sparse worlds.
 
-    At temperature 0 without discount Newton's method may never end, and sweeps do.
+    At temperature 0 without discount Newton's method may pass through policies that never reach an exit; sweeps do not.
     """
-    if tables.discount == 1.0 and tables.is_hard:
+    if tables.discount == 1.0 and tables.is_hard and tables.has_exits:
         return ValueIteration(max_steps=100_000)
     return newton_for(tables) if tables.discount > _FAR_SIGHTED else ValueIteration()
 
