@@ -25,7 +25,8 @@ from cai.graph.trajectory_graph import TrajectoryGraph
 from cai.methods.schedules import TimeSchedule
 from cai.methods.solvers import AbstractSolver, Newton
 from cai.methods.tabular_method import AbstractTabularMethod
-from cai.ops.fixed_point import Stationary, policy_costs
+from cai.ops.fixed_point import Stationary
+from cai.ops.occupancy import policy_costs
 from cai.ops.readings import FixedDynamics, Reading
 from cai.ops.recurrent import Recurrent
 from cai.ops.tables import Tables

@@ -17,7 +17,7 @@ from cai.inference.posterior import Posterior
 from cai.inference.stats import Stats
 from cai.methods.schedules import check_time_schedule
 from cai.methods.tabular_method import AbstractTabularMethod
-from cai.ops.fixed_point import largest_finite
+from cai.ops.logspace import largest_finite
 from cai.ops.semirings import Semiring
 from cai.ops.tree_messages import Collected, CollectPass
 

@@ -133,8 +133,8 @@ class AbstractTabularMethod(AbstractMethod):
         need_recurrence(recurrent, type(self).__name__)
         if not solver.finds_gain:
             raise IncompatibleMethod(
-                f"{type(solver).__name__} finds values; on an undiscounted infinite horizon without terminal states there "
-                "is a gain a step to be found, which ValueIteration and Newton do"
+                f"{type(solver).__name__} finds values; on an undiscounted infinite horizon without terminal states "
+                "there is a gain a step to be found, which ValueIteration and Newton do"
             )
         return recurrent
 

@@ -10,26 +10,13 @@ G(s, s') = sum_a pi(a|s) K(s'|s,a) is the chain that the policy of V runs, ended
 B is convex in V, so from any V <= B V Newton's iterates rise to the solution, and do so for gamma = 0.9999 in a handful
 of steps.
 
-Certificate. With residual k = B V - V and the expected time to the end n = (I - G)^-1 1, N = max n:
-
-    fixed dynamics, gamma < 1:         gamma/(1 - gamma) min k <= V* - B V <= gamma/(1 - gamma) max k
-                                       (k = 0 at terminal states counts), so that the middle of the two, taken as the
-                                       answer, is off by half their distance: the span of k counts, not its size
-    a given policy:                    |V* - V| <= N max|k|
-    otherwise, with d = expm1(max|k| / alpha), if d N < 1, which proves that V* exists:
-                                       |V* - V| <= -alpha log(1 - d N)
-
-The last holds because exp(K / alpha), K = V* - V, is bounded from both sides by 1 +- c n, super- and subsolutions of
-its linear equation. N itself is verified: any n > 0 with (I - G) n >= 1 bounds the time to the end. Rounding of the
-residual is counted in max|k|.
-
-Risk-sensitive readings have steps and certificates of their own, in `cai.ops.risk_steps`.
+What each step certifies is in `cai.ops.certificates`. Risk-sensitive readings have steps and certificates of their own,
+in `cai.ops.risk_steps`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -40,9 +27,10 @@ from torch import Tensor
 
 from cai.errors import IncompatibleMethod
 from cai.ops.aggregation import coarse_levels
-from cai.ops.growth import why_endless
-from cai.ops.linear import EXACT, LARGE, Resolvent, implicit
-from cai.ops.logspace import NEG_INF, logsumexp, safe_log
+from cai.ops.certificates import ROUGH, judged, longest_at, longest_time, rounding
+from cai.ops.growth import log_spectral_radius, why_endless
+from cai.ops.linear import LARGE, Resolvent, implicit
+from cai.ops.logspace import largest_finite, safe_log
 from cai.ops.messages import (
     Backup,
     Messages,
@@ -52,9 +40,10 @@ from cai.ops.messages import (
     log_policy,
     optimal_backup,
 )
+from cai.ops.occupancy import policy_costs
 from cai.ops.priorities import PriorityQueue
 from cai.ops.readings import FixedDynamics, Reading, RiskSensitive
-from cai.ops.risk_steps import risk_judged, risk_newton_step, risk_start
+from cai.ops.risk_steps import risk_newton_step, risk_start
 from cai.ops.shortest_paths import ways_to
 from cai.ops.sparse_transitions import SparseTransitions
 from cai.ops.sweeps import Sweep, Swept, change, sweep_of
@@ -62,8 +51,6 @@ from cai.ops.tables import Tables
 
 #: Sweeps after which values that still move by a thousandth of the rewards are taken to move for ever.
 _MANY_STEPS = 10_000
-#: Residual of a linear solve whose answer only has to point the way, or is verified afterwards.
-_ROUGH = 1e-3
 #: An expected time to the end beyond this cannot be told from infinity in float64.
 LONGEST_TIME = 1e13
 
@@ -164,7 +151,12 @@ class Stationary:
         """The residual at which a value is likely to have the error asked for, reward units."""
         wanted = tolerance * max(1.0, largest_finite(iterate.v))
         reach = 1.0 / (1.0 - self.tables.discount) if self.contracts else iterate.longest
-        return max(wanted / reach, self._rounding(largest_finite(iterate.v)))
+        return max(wanted / reach, rounding(self, largest_finite(iterate.v)))
+
+    @cached_property
+    def largest_reward(self) -> float:
+        """Max |E[r(s, a, s')]|, reward units."""
+        return largest_finite(self.tables.expected_rewards)
 
     @cached_property
     def levels(self) -> tuple[np.ndarray, ...] | None:
@@ -201,19 +193,19 @@ class Stationary:
         return zero if self.contracts or tables.is_hard else self._value_of(policy, zero)
 
     def _value_of(self, policy: Tensor, ends: Tensor, order: np.ndarray | None = None) -> Tensor:
-        """The value `[S]` of a policy `[1, S, A]`, the dynamics as it is; roughly, where an order of states is given."""
+        """The value `[S]` of a policy `[1, S, A]`, dynamics as it is; a rough one where an order of states is given."""
         costs = policy_costs(self.tables, policy).detach()
         evaluation = Stationary(self.tables, FixedDynamics(), policy, costs)
         if order is None:
             return evaluation.newton_step(Iterate(ends), tolerance=0.0).v
         q, v = evaluation.backup(ends)
         resolvent = Resolvent(evaluation.chain(q, v, ends), order=order, levels=self.levels)
-        return ends + resolvent.solve(v - ends, rtol=_ROUGH)
+        return ends + resolvent.solve(v - ends, rtol=ROUGH)
 
     def sweep(self, iterate: Iterate, *, tolerance: float) -> Iterate:
         """Replaces V by B V."""
         swept = self.sweep_once(iterate.v)
-        return self.judged(iterate, swept, tolerance, lambda: self._longest_at(iterate.v))
+        return judged(self, iterate, swept, tolerance, lambda: longest_at(self, iterate.v))
 
     def newton_step(self, iterate: Iterate, *, tolerance: float, forcing: float = 0.0) -> Iterate:
         """Replaces V by V + (I - G)^-1 (B V - V), or by B V where that is within the tolerance.
@@ -230,14 +222,14 @@ class Stationary:
         if isinstance(self.reading, RiskSensitive):
             return risk_newton_step(self, iterate, tolerance=tolerance, forcing=forcing)
         q, v, swept = self._linearised(iterate.v)
-        if self.contracts and (finished := self.judged(iterate, swept, tolerance, math.inf)).done:
+        if self.contracts and (finished := judged(self, iterate, swept, tolerance, math.inf)).done:
             return finished
         chain = self.chain(q, v, iterate.v)
         resolvent = self.resolvent(chain, v)
-        longest = self._longest_time(chain, resolvent, forcing)
+        longest = longest_time(self, chain, resolvent, forcing)
         if longest > LONGEST_TIME:
             raise IncompatibleMethod(self.refusal())
-        finished = self.judged(iterate, swept, tolerance, longest)
+        finished = judged(self, iterate, swept, tolerance, longest)
         if finished.done:
             return finished
         step = torch.where(torch.isfinite(v), v - iterate.v, 0.0)
@@ -256,7 +248,7 @@ class Stationary:
             num_terms: m.
         """
         q, v, swept = self._linearised(iterate.v)
-        finished = self.judged(iterate, swept, tolerance, lambda: self._longest_at(iterate.v))
+        finished = judged(self, iterate, swept, tolerance, lambda: longest_at(self, iterate.v))
         if finished.done:
             return finished
         chain = self.chain(q, v, iterate.v)
@@ -267,46 +259,11 @@ class Stationary:
             total += term
         return replace(finished, v=iterate.v + torch.as_tensor(total, dtype=v.dtype, device=v.device))
 
-    def judged(self, iterate: Iterate, swept: Swept, tolerance: float, longest: float | Callable[[], float]) -> Iterate:
-        """Makes the next iterate of a backup of this one: its residual, its certified error, whether it is done.
-
-        Args:
-            iterate: The iterate that was swept.
-            swept: What came of it.
-            tolerance: Error of V to reach, relative to max(1, max|V|).
-            longest: The expected time to the end, steps, or what computes it: asked for only where it can decide.
-        """
-        if isinstance(self.reading, RiskSensitive):
-            return risk_judged(self, iterate, swept, tolerance)
-        target = tolerance * max(1.0, swept.largest)
-        rounding = self._rounding(swept.largest)
-        stalled = iterate.residual <= swept.residual <= rounding
-        done = replace(iterate, v=swept.v.detach(), num_steps=iterate.num_steps + 1, residual=swept.residual)
-        if self.contracts:
-            centred = self._centred(done, swept, rounding)
-            if centred.certified_error <= target:
-                return replace(centred, done=True)
-            return replace(done, certified_error=self._error_from(swept.residual + rounding, 1.0), done=stalled)
-        if callable(longest):
-            if self._error_from(swept.residual + rounding, iterate.longest) > target and not stalled:
-                return replace(done, certified_error=math.inf)
-            longest = longest()
-        error = self._error_from(swept.residual + rounding, longest)
-        return replace(done, certified_error=error, longest=max(longest, 1.0), done=error <= target or stalled)
-
     def _linearised(self, before: Tensor) -> tuple[Tensor, Tensor, Swept]:
         """Q `[S, A]` and B V `[S]` at a value, and how far B moved it."""
         q, v = self.backup(before)
         check_messages(v[None])
         return q, v, Swept(v, *change(v, before))
-
-    def _centred(self, iterate: Iterate, swept: Swept, rounding: float) -> Iterate:
-        """Moves B V to the middle of the two bounds of V*, as if V had been moved by a constant before the backup."""
-        discount = self.tables.discount
-        half, middle = 0.5 * (swept.high - swept.low), 0.5 * (swept.high + swept.low)
-        reach = discount / (1.0 - discount)
-        v = torch.where(self.tables.terminal, iterate.v, iterate.v + reach * middle)
-        return replace(iterate, v=v, residual=half, certified_error=reach * half + rounding / (1.0 - discount))
 
     def attach(self, v: Tensor) -> Messages:
         """Makes messages of a fixed point, with the gradient of the implicit function theorem.
@@ -361,108 +318,3 @@ class Stationary:
             "any exit (with the flat prior its entropy alone can be); give a discount, a finite horizon, a lower "
             "temperature or the normalised action prior"
         )
-
-    def _rounding(self, largest: float) -> float:
-        # A log-sum-exp rounds by some eps of the temperature; above 1e3 another arithmetic takes over.
-        temperature = min(float(torch.as_tensor(self.tables.temperature).detach()), 1e3)
-        return 16 * torch.finfo(self.tables.terminal_values.dtype).eps * (self._largest_reward + largest + temperature)
-
-    @cached_property
-    def _largest_reward(self) -> float:
-        return largest_finite(self.tables.expected_rewards)
-
-    def _longest_at(self, v_next: Tensor) -> float:
-        """The expected time to the end under the policy of a value `[S]`, steps."""
-        q, v = self.backup(v_next)
-        chain = self.chain(q, v, v_next)
-        return self._longest_time(chain, self.resolvent(chain, v), _ROUGH)
-
-    def _longest_time(self, chain: np.ndarray | scipy.sparse.csr_matrix, resolvent: Resolvent, forcing: float) -> float:
-        if self.contracts:
-            return 1.0 / (1.0 - self.tables.discount)
-        ones = torch.ones(self.tables.num_states, dtype=torch.float64)
-        for rtol in (_ROUGH, EXACT) if forcing else (EXACT,):
-            time = resolvent.solve(ones, rtol=rtol).numpy()
-            if np.isfinite(time).all() and time.min() > 0.0 and (slack := (time - chain @ time).min()) > 0.0:
-                return float(time.max() / slack)
-        return math.inf
-
-    def _error_from(self, residual: float, longest: float) -> float:
-        """Bounds |V* - B V|, hence |V* - V| of what is returned; see the module's doc string."""
-        if self.contracts:
-            return residual / (1.0 - self.tables.discount)
-        if self.policy is not None:
-            return longest * residual
-        if self.tables.is_hard:
-            return math.inf
-        temperature = self.tables.temperature
-        temperature = float(temperature.detach() if isinstance(temperature, Tensor) else temperature)
-        grown = math.expm1(min(residual / temperature, 700.0)) * longest
-        return math.inf if grown >= 1.0 else residual - temperature * math.log1p(-grown)
-
-
-def policy_costs(tables: Tables, policy: Tensor) -> Tensor:
-    """Computes alpha KL(pi(.|s) || mu(.|s)), `[1 or T, S]`, in reward units: what a policy pays for leaving the prior.
-
-    Args:
-        tables: The world; its prior is mu.
-        policy: `[1 or T, S, A]`, probabilities.
-    """
-    taken = policy > 0  # elsewhere no logarithm enters: 0 (-inf - -inf) has no gradient
-    ratio = torch.where(taken, safe_log(policy) - torch.where(taken, safe_log(tables.priors), 0.0), 0.0)
-    return tables.temperature * (policy * ratio).sum(-1)
-
-
-def log_spectral_radius(tables: Tables, reading: Reading, *, max_steps: int = 5_000) -> float:
-    """Computes log lambda, lambda the spectral radius of M(s,s') = sum_a mu exp(r/alpha) p on non-terminal states.
-
-    Power iteration on M + I, which is aperiodic, in log space, where entries may lie thousands of nats apart. The ratio
-    max (M + I)x / x bounds lambda + 1 from above at every step (Collatz and Wielandt).
-    """
-    step = replace(tables.step(0), discount=1.0)
-    temperature = step.temperature
-    x = torch.where(tables.terminal, NEG_INF, torch.zeros_like(tables.terminal_values))
-    ratio = math.inf
-    with torch.no_grad():
-        for _ in range(max_steps):
-            moved = torch.where(tables.terminal, NEG_INF, reading.v(step, reading.q(step, x)))
-            grown = logsumexp(torch.stack([moved, x]) / temperature, 0) * temperature
-            change = float(((grown - x)[~tables.terminal] / temperature).max())
-            x = grown - grown.max()
-            if abs(change - ratio) < 1e-12:
-                break
-            ratio = change
-    return ratio + math.log1p(-math.exp(-ratio)) if ratio > 0 else NEG_INF
-
-
-def stationary_occupancy(problem: Stationary, messages: Messages, initial: Tensor) -> tuple[Tensor, Tensor]:
-    """Computes the expected (discounted) number of visits of a stationary policy, and what is absorbed.
-
-    n = (I - G')^-1 d_0 on the non-terminal states, by one transposed solve, differentiable (once).
-
-    Args:
-        problem: The fixed-point problem.
-        messages: Its solution.
-        initial: `[S]`, the distribution of s_0.
-
-    Returns:
-        Visits `[S, A]` (zero at terminal states) and the mass that ends in each terminal state, `[S]`.
-    """
-    tables, q, v = problem.tables, messages.q[0], messages.v[0]
-    kernel = problem.reading.kernel(tables.step(0), q, v)
-    acting = problem.log_policy_of(q, v).exp() * tables.alive[:, None]
-    resolvent = problem.resolvent(problem.chain(q, v, v), v)
-    visits = resolvent.solve(initial * tables.alive, transposed=True)
-    once_more = tables.alive * (initial + kernel.push(visits[:, None] * acting))
-    visits = implicit(visits, once_more, resolvent, transposed=True)
-    pairs = visits[:, None] * acting
-    absorbed = torch.where(tables.terminal, initial + kernel.push(pairs), 0.0)
-    return pairs, absorbed
-
-
-def largest_finite(v: Tensor) -> float:
-    """Gives max |v| over the finite entries; zero where there are none."""
-    low, high = (float(bound) for bound in v.detach().aminmax())
-    if not math.isfinite(low - high):
-        return float(torch.where(torch.isfinite(v.detach()), v.detach(), 0.0).abs().max())
-    return max(-low, high)

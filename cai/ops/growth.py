@@ -36,7 +36,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cai.ops.readings import RiskSensitive
+from cai.ops.logspace import NEG_INF, logsumexp
+from cai.ops.readings import Reading, RiskSensitive
 from cai.ops.tables import Tables
 
 #: Sweeps after which a rate is taken as it is.
@@ -129,3 +130,25 @@ def _rate(tables: Tables, reading: RiskSensitive, lasting: Tensor, *, outside: f
                 break
             h[lasting] += (change - change.max()) / 2
     return rate
+
+
+def log_spectral_radius(tables: Tables, reading: Reading, *, max_steps: int = 5_000) -> float:
+    """Computes log lambda, lambda the spectral radius of M(s,s') = sum_a mu exp(r/alpha) p on non-terminal states.
+
+    Power iteration on M + I, which is aperiodic, in log space, where entries may lie thousands of nats apart. The ratio
+    max (M + I)x / x bounds lambda + 1 from above at every step (Collatz and Wielandt).
+    """
+    step = replace(tables.step(0), discount=1.0)
+    temperature = step.temperature
+    x = torch.where(tables.terminal, NEG_INF, torch.zeros_like(tables.terminal_values))
+    ratio = math.inf
+    with torch.no_grad():
+        for _ in range(max_steps):
+            moved = torch.where(tables.terminal, NEG_INF, reading.v(step, reading.q(step, x)))
+            grown = logsumexp(torch.stack([moved, x]) / temperature, 0) * temperature
+            change = float(((grown - x)[~tables.terminal] / temperature).max())
+            x = grown - grown.max()
+            if abs(change - ratio) < 1e-12:
+                break
+            ratio = change
+    return ratio + math.log1p(-math.exp(-ratio)) if ratio > 0 else NEG_INF

@@ -116,6 +116,14 @@ def finite(top: Tensor) -> Tensor:
     return top.clamp(min=torch.finfo(top.dtype).min)
 
 
+def largest_finite(v: Tensor) -> float:
+    """Gives max |v| over the finite entries; zero where there are none."""
+    low, high = (float(bound) for bound in v.detach().aminmax())
+    if not math.isfinite(low - high):
+        return float(torch.where(torch.isfinite(v.detach()), v.detach(), 0.0).abs().max())
+    return max(-low, high)
+
+
 def _log_expectation(x: Tensor, weights: Tensor, reducer: Reducer, all_positive: bool) -> Tensor:
     supported = x if all_positive else torch.where(weights > 0, x, NEG_INF)
     top = finite(reducer.max(supported))

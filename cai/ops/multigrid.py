@@ -164,8 +164,8 @@ class Multigrid:
 class _FlexibleGMRES:
     """GMRES in pieces, whose preconditioner may change from step to step.
 
-    After j steps x = sum_i y_i z_i with the y that makes |b - A x| least, z_i the preconditioned directions. Vectors are
-    torch's, whose threads this library keeps in check: those of numpy's BLAS wait for each other on a busy machine.
+    After j steps x = sum_i y_i z_i with the y that makes |b - A x| least, z_i the preconditioned directions. Vectors
+    are torch's, whose threads this library keeps in check: those of numpy's BLAS wait for each other on a busy machine.
 
     Args:
         b: `[n]`.
@@ -183,7 +183,7 @@ class _FlexibleGMRES:
         self._basis = start.new_empty(most + 1, len(b))
         self._directions = start.new_empty(most, len(b))
         self._hessenberg = np.zeros((most + 1, most))
-        self._weights = np.zeros(0)
+        self._weights: np.ndarray = np.zeros(0)
         torch.div(start, self._scale or 1.0, out=self._basis[0])
 
     @property

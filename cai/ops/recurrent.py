@@ -48,9 +48,11 @@ from torch import Tensor
 from cai.errors import IncompatibleMethod
 from cai.ops.chain_structure import Matrix, closed_classes
 from cai.ops.cycles import Cycles, LongRun, cycles_of, mixed_rows, stochastic
-from cai.ops.fixed_point import LONGEST_TIME, Iterate, Stationary, largest_finite, policy_costs
+from cai.ops.fixed_point import LONGEST_TIME, Iterate, Stationary
 from cai.ops.linear import implicit
+from cai.ops.logspace import largest_finite
 from cai.ops.messages import Messages, check_messages
+from cai.ops.occupancy import policy_costs
 from cai.ops.readings import FixedDynamics, Reading
 from cai.ops.tables import Tables
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from cai.errors import IncompatibleMethod
-from cai.ops.fixed_point import Stationary, largest_finite
+from cai.ops.fixed_point import Stationary
+from cai.ops.logspace import largest_finite
 from cai.ops.memory import GIB, available_bytes, need_memory
 from cai.ops.messages import BackwardSweep, Messages
 from cai.ops.readings import PosteriorDynamics

@@ -98,6 +98,7 @@ class Entry:
     skip: tuple[str, ...] = field(default=())
 
 
+SCAN = cai.methods.AssociativeScan()
 METHODS = {
     "SumProduct": Entry(lambda _: cai.SumProduct(), FINITE + SUMMABLE, bound=False, soft=True, fixed=False),
     "SoftValueIteration": Entry(lambda _: cai.SoftValueIteration(), FINITE + ENDLESS, bound=True, soft=True),
@@ -109,9 +110,16 @@ METHODS = {
     "MaxProduct": Entry(
         lambda _: cai.MaxProduct(), tuple(x for x in FINITE if x != "discount"), bound=True, fixed=False
     ),
+    "SumProduct by scans": Entry(lambda _: cai.SumProduct(schedule=SCAN), FINITE, bound=False, soft=True, fixed=False),
+    "PolicyEvaluation by scans": Entry(
+        lambda g: cai.PolicyEvaluation(some_policy(g), schedule=SCAN), UNKNOWING, bound=True
+    ),
+    "MaxProduct by scans": Entry(
+        lambda _: cai.MaxProduct(schedule=SCAN), tuple(x for x in FINITE if x != "discount"), bound=True, fixed=False
+    ),
 }
 PAIRS = [(method, graph) for method, entry in METHODS.items() for graph in entry.graphs]
-LIVELY = [pair for pair in PAIRS if pair[0] != "MaxProduct"]
+LIVELY = [pair for pair in PAIRS if not pair[0].startswith("MaxProduct")]
 ids = [f"{method} on {graph}" for method, graph in PAIRS]
 pairs = pytest.mark.parametrize("method, name", PAIRS, ids=ids)
 lively_pairs = pytest.mark.parametrize("method, name", LIVELY, ids=[f"{m} on {g}" for m, g in LIVELY])
@@ -288,7 +296,7 @@ def test_same_seed_same_samples_and_the_global_generator_is_left_alone(method: s
     assert np.array_equal(before_numpy, np.random.get_state()[1])
     for member in ("states", "actions", "rewards", "lengths", "terminated", "truncated"):
         assert torch.equal(getattr(first, member), getattr(second, member)), member
-    if method != "MaxProduct":
+    if not method.startswith("MaxProduct"):
         assert not torch.equal(first.actions, draw(posterior, 40, seed=4).actions)
 
 
@@ -355,7 +363,7 @@ def test_save_and_load(method: str, name: str, tmp_path: Path) -> None:
     first, second = draw(posterior, 20), draw(again, 20)
     assert torch.equal(first.states, second.states)
     assert torch.equal(first.actions, second.actions)
-    if method != "MaxProduct":
+    if not method.startswith("MaxProduct"):
         old, new = tables_of(posterior), tables_of(again)
         for member in ("q", "v", "policy"):
             np.testing.assert_array_equal(getattr(old, member), getattr(new, member))

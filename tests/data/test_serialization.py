@@ -150,7 +150,6 @@ OBJECTS = {
     "FixedDynamicsGuide": cai.methods.FixedDynamicsGuide(),
     "SVIIterate": SVIIterate(3, torch.ones(2), 0.1, {"q": torch.zeros(2)}, {"q": {"step": torch.tensor(2.0)}}),
     "LoopyIterate": LoopyIterate((torch.ones(2, 3), torch.zeros(4, 1)), 5, 0.25, True),
-    "ValueIteration": cai.methods.ValueIteration(9),
     "Iterate": Iterate(torch.ones(3), 4, 0.5),
 }
 

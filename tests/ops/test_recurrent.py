@@ -14,7 +14,8 @@ import cai
 from cai.graph.tabulate import tabulate
 from cai.ops.chain_structure import closed_classes, period
 from cai.ops.cycles import Cycles, LongRun, cycles_of, mixed_rows, stochastic
-from cai.ops.fixed_point import Iterate, Stationary, policy_costs
+from cai.ops.fixed_point import Iterate, Stationary
+from cai.ops.occupancy import policy_costs
 from cai.ops.readings import FixedDynamics, PosteriorDynamics
 from cai.ops.recurrent import Recurrent
 from tests import oracles, recurrent_oracles

@@ -11,8 +11,9 @@ import torch
 import cai
 from cai.graph.tabulate import tabulate
 from cai.ops import sweeps
-from cai.ops.fixed_point import Stationary, policy_costs
+from cai.ops.fixed_point import Stationary
 from cai.ops.messages import evaluation_backup, optimal_backup
+from cai.ops.occupancy import policy_costs
 from cai.ops.priorities import PriorityQueue
 from cai.ops.readings import FixedDynamics
 from cai.ops.shortest_paths import ways_to
