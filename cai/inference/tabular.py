@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -191,7 +191,7 @@ class TabularPosterior(Posterior):
         with threads_for(self.tables.num_entries):
             return scanned_marginals(*parts, discount=discount)
 
-    @property
+    @cached_property
     def _problem(self) -> Stationary:
         return Stationary(self.tables, self.reading, self.given, torch.zeros_like(self.messages.v))
 

@@ -38,9 +38,8 @@ from typing import Any
 
 from cai.data.serialization import serializable
 from cai.errors import IncompatibleMethod
-from cai.methods.solvers import AbstractSolver, Anderson, Newton, NewtonKrylov, ValueIteration
+from cai.methods.solvers import AbstractSolver, Anderson, Newton, NewtonKrylov, ValueIteration, newton_for
 from cai.methods.tabular_method import AbstractTabularMethod
-from cai.ops.linear import LARGE
 from cai.ops.readings import FixedDynamics, Reading, RiskSensitive
 from cai.ops.tables import Tables
 
@@ -100,5 +99,5 @@ class RiskSensitiveControl(AbstractTabularMethod):
         if solver is None and tables.discount == 1.0 and tables.is_hard:
             solver = ValueIteration(max_steps=100_000)
         if solver is None:
-            solver = NewtonKrylov() if tables.num_states >= LARGE else Newton()
+            solver = newton_for(tables)
         return solver if self.max_steps is None else replace(solver, max_steps=self.max_steps)

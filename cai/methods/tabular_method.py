@@ -30,6 +30,7 @@ from cai.ops.memory import need_memory_for_messages
 from cai.ops.messages import BackwardSweep, Messages
 from cai.ops.readings import Reading
 from cai.ops.recurrent import Recurrent
+from cai.ops.shortest_paths import search_from
 from cai.ops.tables import Tables
 from cai.ops.threads import threads_for
 from cai.ops.time_scan import ScanSweep
@@ -164,9 +165,9 @@ class AbstractTabularMethod(AbstractMethod):
             error = state.schedule.certified_error(problem, messages)
             iterate = replace(iterate, certified_error=error, done=True)
         else:
+            if not iterate.done:
+                iterate = self._stopped_early(problem, iterate)
             messages = problem.attach(iterate.v)
-        if not iterate.done:
-            self._stopped_early(problem, iterate)
         self._need_evidence(problem, messages)
         return TabularPosterior(
             graph=self.answered(graph),
@@ -192,9 +193,14 @@ class AbstractTabularMethod(AbstractMethod):
         """Goes on from a checkpoint of an infinite horizon; a backward pass is short, and starts again."""
         if state.sweep is not None:
             return state
-        return replace(state, iterate=replace(checkpoint, v=checkpoint.v.to(state.iterate.v.device)))
+        device, memory = state.iterate.v.device, checkpoint.memory
+        moved = replace(checkpoint, v=checkpoint.v.to(device), memory=None if memory is None else memory.to(device))
+        return replace(state, iterate=moved)
 
-    def _stopped_early(self, problem: Stationary | Recurrent, iterate: Iterate) -> None:
+    def _stopped_early(self, problem: Stationary | Recurrent, iterate: Iterate) -> Iterate:
+        """Gives what there is, with one sweep that certifies it; warns, or refuses what was on its way to nowhere."""
+        with torch.no_grad():
+            iterate = replace(problem.sweep(iterate, tolerance=self.target), num_steps=iterate.num_steps, done=False)
         if problem.seems_endless(iterate):
             raise IncompatibleMethod(problem.refusal())
         warn_user(
@@ -202,6 +208,7 @@ class AbstractTabularMethod(AbstractMethod):
             f"the error of v is at most {iterate.certified_error:.3g}",
             NotConverged,
         )
+        return iterate
 
     def _need_evidence(self, problem: Stationary | Recurrent, messages: Messages) -> None:
         start = problem.reading.value_of_start(problem.tables, messages.v[0])
@@ -245,13 +252,8 @@ def need_exits(tables: Tables, name: str) -> None:
     Raises:
         IncompatibleMethod: A state never gets to a terminal one; the message names it.
     """
-    matrix = tables.step(0).transitions.state_matrix((tables.priors[0] > 0).to(tables.initial.dtype))
-    edges = scipy.sparse.csr_matrix(matrix)
-    reaches = tables.terminal.cpu().numpy().copy()
-    frontier = reaches
-    while frontier.any():
-        frontier = (edges @ frontier.astype(np.float64) > 0) & ~reaches
-        reaches = reaches | frontier
+    moves = tables.step(0).transitions.state_matrix((tables.priors[0] > 0).to(tables.initial.dtype))
+    reaches = search_from(tables.terminal, scipy.sparse.csr_matrix(moves)).reached
     if not reaches.all():
         state = int(np.flatnonzero(~reaches)[0])
         raise IncompatibleMethod(

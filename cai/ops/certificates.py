@@ -81,7 +81,7 @@ def _centred(problem: Stationary, iterate: Iterate, swept: Swept, rounding: floa
 def rounding(problem: Stationary, largest: float) -> float:
     """Bounds the rounding of one backup whose values are at most this large, reward units."""
     # A log-sum-exp rounds by some eps of the temperature; above 1e3 another arithmetic takes over.
-    temperature = min(float(torch.as_tensor(problem.tables.temperature).detach()), 1e3)
+    temperature = min(problem.tables.temperature_value, 1e3)
     return 16 * torch.finfo(problem.tables.terminal_values.dtype).eps * (problem.largest_reward + largest + temperature)
 
 
@@ -121,7 +121,6 @@ def _error_from(problem: Stationary, residual: float, longest: float) -> float:
         return longest * residual
     if problem.tables.is_hard:
         return math.inf
-    temperature = problem.tables.temperature
-    temperature = float(temperature.detach() if isinstance(temperature, Tensor) else temperature)
+    temperature = problem.tables.temperature_value
     grown = math.expm1(min(residual / temperature, 700.0)) * longest
     return math.inf if grown >= 1.0 else residual - temperature * math.log1p(-grown)

@@ -29,7 +29,7 @@ from cai.errors import IncompatibleMethod
 from cai.ops.aggregation import coarse_levels
 from cai.ops.certificates import ROUGH, judged, longest_at, longest_time, rounding
 from cai.ops.growth import log_spectral_radius, why_endless
-from cai.ops.linear import LARGE, Resolvent, implicit
+from cai.ops.linear import EXACT, LARGE, Resolvent, implicit
 from cai.ops.logspace import largest_finite, safe_log
 from cai.ops.messages import (
     Backup,
@@ -200,7 +200,8 @@ class Stationary:
             return evaluation.newton_step(Iterate(ends), tolerance=0.0).v
         q, v = evaluation.backup(ends)
         resolvent = Resolvent(evaluation.chain(q, v, ends), order=order, levels=self.levels)
-        return ends + resolvent.solve(v - ends, rtol=ROUGH)
+        # A tilted chain multiplies errors of many temperatures; the others only want to be shown the way.
+        return ends + resolvent.solve(v - ends, rtol=EXACT if self.reading.tilts else ROUGH)
 
     def sweep(self, iterate: Iterate, *, tolerance: float) -> Iterate:
         """Replaces V by B V."""
@@ -287,7 +288,7 @@ class Stationary:
         if isinstance(self.reading, RiskSensitive):
             return bool(self.why_endless)
         if self.reading.absorbs:
-            return log_spectral_radius(self.tables, self.reading) + math.log(max(self.tables.discount, 1e-300)) >= 0.0
+            return log_spectral_radius(self.tables) + math.log(max(self.tables.discount, 1e-300)) >= 0.0
         return iterate.num_steps >= _MANY_STEPS and iterate.residual > 1e-3 * largest_finite(
             self.tables.expected_rewards
         )
@@ -305,7 +306,7 @@ class Stationary:
         if self.why_endless:
             return self.why_endless
         if self.reading.absorbs:
-            log_lambda = log_spectral_radius(tables, self.reading)
+            log_lambda = log_spectral_radius(tables)
             radius = f"{math.exp(log_lambda):.6g}" if log_lambda < 700 else f"exp({log_lambda:.6g})"
             where = "on the non-terminal states " if tables.terminal.any() else ""
             return (

@@ -36,8 +36,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cai.ops.logspace import NEG_INF, logsumexp
-from cai.ops.readings import Reading, RiskSensitive
+from cai.ops.readings import RiskSensitive
 from cai.ops.tables import Tables
 
 #: Sweeps after which a rate is taken as it is.
@@ -110,45 +109,40 @@ def _may_enter(tables: Tables, states: Tensor) -> Tensor:
     return tables.step(0).transitions.expect(states.to(tables.initial.dtype)) > 0.0
 
 
+def log_spectral_radius(tables: Tables) -> float:
+    """Computes log lambda, lambda the spectral radius of M(s,s') = sum_a mu exp(r/alpha) p on non-terminal states.
+
+    Args:
+        tables: A world of infinite horizon and positive temperature.
+
+    Returns:
+        log lambda, nats; NaN where it has not settled.
+    """
+    temperature = tables.temperature_value
+    return growth_rate(tables, RiskSensitive(1.0 / temperature)) / temperature
+
+
 def _rate(tables: Tables, reading: RiskSensitive, lasting: Tensor, *, outside: float) -> float:
     """Computes the greatest rate of T on a set of states where all others are worth -inf, the least where +inf.
 
     Power iteration with (T + 1) / 2, which has no period. At every h, max (T h - h) bounds the greatest rate from
-    above, and min (T h - h) the least from below.
+    above, and min (T h - h) the least from below. Both agree in the end if one class holds all states; else the bound
+    is taken once it has stood still for as many steps as news takes from one end of the world to the other. NaN where
+    neither has happened.
     """
     if not lasting.any():
         return outside
     step = replace(tables.step(0), discount=1.0)
     relevant = lasting[:, None] & (step.prior > 0)
-    h, rate = torch.where(lasting, torch.zeros_like(tables.terminal_values), outside), math.nan
+    h, rate, still = torch.where(lasting, torch.zeros_like(tables.terminal_values), outside), math.nan, 0
     with torch.no_grad():
         for _ in range(_MAX_STEPS):
             q = torch.where(relevant, reading.q(step, h), 0.0)
             change = (reading.v(step, q) - h)[lasting]
-            before, rate = rate, float(change.max() if outside < 0 else change.min())
-            if abs(rate - before) <= 1e-13 * max(1.0, abs(rate)):
-                break
+            low, high = float(change.min()), float(change.max())
+            before, rate = rate, high if outside < 0 else low
+            still = still + 1 if rate == before else 0
+            if high - low <= 1e-13 * max(1.0, abs(rate)) or still >= 4 * tables.num_states + 100:
+                return rate
             h[lasting] += (change - change.max()) / 2
-    return rate
-
-
-def log_spectral_radius(tables: Tables, reading: Reading, *, max_steps: int = 5_000) -> float:
-    """Computes log lambda, lambda the spectral radius of M(s,s') = sum_a mu exp(r/alpha) p on non-terminal states.
-
-    Power iteration on M + I, which is aperiodic, in log space, where entries may lie thousands of nats apart. The ratio
-    max (M + I)x / x bounds lambda + 1 from above at every step (Collatz and Wielandt).
-    """
-    step = replace(tables.step(0), discount=1.0)
-    temperature = step.temperature
-    x = torch.where(tables.terminal, NEG_INF, torch.zeros_like(tables.terminal_values))
-    ratio = math.inf
-    with torch.no_grad():
-        for _ in range(max_steps):
-            moved = torch.where(tables.terminal, NEG_INF, reading.v(step, reading.q(step, x)))
-            grown = logsumexp(torch.stack([moved, x]) / temperature, 0) * temperature
-            change = float(((grown - x)[~tables.terminal] / temperature).max())
-            x = grown - grown.max()
-            if abs(change - ratio) < 1e-12:
-                break
-            ratio = change
-    return ratio + math.log1p(-math.exp(-ratio)) if ratio > 0 else NEG_INF
+    return math.nan

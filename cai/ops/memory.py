@@ -36,8 +36,17 @@ def available_bytes(device: torch.device | str = "cpu") -> int:
     if described.is_file():
         for line in described.read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+                return min(int(line.split()[1]) * 1024, _limit_of_container())
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _limit_of_container() -> int:
+    """Bytes that the control group of this process may take; more than any machine has where none is set."""
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return 2**63
+    return 2**63 if limit == "max" else int(limit)
 
 
 def need_memory(needed: float, usable: float, what: str, advice: str, *, set_by: str = "") -> None:

@@ -108,9 +108,8 @@ def sparse_form(transitions: Transitions) -> SparseTransitions:
     if isinstance(transitions, SparseTransitions):
         return transitions
     size, num_actions = transitions.num_states, transitions.num_actions
-    return _as_transitions(
-        scipy.sparse.csr_matrix(transitions.values.detach().cpu().numpy().reshape(-1, size)), num_actions
-    )
+    values = transitions.values.detach()
+    return _as_transitions(scipy.sparse.csr_matrix(values.cpu().numpy().reshape(-1, size)), num_actions, values.device)
 
 
 def _matrix(transitions: SparseTransitions) -> scipy.sparse.csr_matrix:
@@ -121,8 +120,9 @@ def _matrix(transitions: SparseTransitions) -> scipy.sparse.csr_matrix:
     return scipy.sparse.csr_matrix(tuple(part.cpu().numpy() for part in parts), shape=shape)
 
 
-def _as_transitions(table: scipy.sparse.csr_matrix, num_actions: int) -> SparseTransitions:
-    starts, columns, values = (torch.as_tensor(part) for part in (table.indptr, table.indices, table.data))
+def _as_transitions(table: scipy.sparse.csr_matrix, num_actions: int, device: torch.device) -> SparseTransitions:
+    parts = (table.indptr, table.indices, table.data)
+    starts, columns, values = (torch.as_tensor(part, device=device) for part in parts)
     return SparseTransitions(values, Pattern(starts, columns, table.shape[1]), num_actions)
 
 
@@ -137,7 +137,7 @@ def _relabelled(step: StepTables, transitions: SparseTransitions, order: Tensor)
     table.sort_indices()
     return replace(
         step,
-        transitions=_as_transitions(table, num_actions),
+        transitions=_as_transitions(table, num_actions, order.device),
         rewards=step.expected_rewards[order],
         entry_rewards=None,
         prior=step.prior[order],

@@ -33,6 +33,24 @@ class Ways:
     rank: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class Search:
+    """A search against the moves of a graph, breadth first.
+
+    Attributes:
+        following: `[S]`, the next state on a shortest way to an end; -1 at ends and where there is no way.
+        rank: `[S]`, the place of each state in the search: small near the ends, and S + 1 where there is no way.
+    """
+
+    following: np.ndarray
+    rank: np.ndarray
+
+    @property
+    def reached(self) -> np.ndarray:
+        """The ends, and the states from which one can be reached: `[S]`, bool."""
+        return self.rank <= len(self.rank)
+
+
 def ways_to(transitions: SparseTransitions, exits: Tensor, otherwise: Tensor) -> Ways:
     """Finds the ways of the fewest steps to the exits.
 
@@ -42,28 +60,33 @@ def ways_to(transitions: SparseTransitions, exits: Tensor, otherwise: Tensor) ->
         otherwise: `[S, A]`, the policy of states from which no exit can be reached; actions of probability zero are
             not available.
     """
-    following, rank = _search(transitions, exits, otherwise)
-    nearer = torch.as_tensor(following, device=exits.device)
+    available = (otherwise > 0).to(transitions.values.dtype)
+    search = search_from(exits, transitions.state_matrix(available))
+    nearer = torch.as_tensor(search.following, device=exits.device)
     gets_there = transitions.pattern.columns == transitions.at_source(nearer[:, None].expand(otherwise.shape))
     likely = transitions.over_next(torch.where(gets_there, transitions.values.detach(), 0.0))
     action = torch.where(otherwise > 0, likely, -1.0).argmax(-1)
     chosen = torch.nn.functional.one_hot(action, otherwise.shape[-1]).to(otherwise.dtype)
-    return Ways(torch.where((nearer >= 0)[:, None], chosen, otherwise), rank)
+    return Ways(torch.where((nearer >= 0)[:, None], chosen, otherwise), search.rank)
 
 
-def _search(transitions: SparseTransitions, exits: Tensor, available: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """For each state the next one on a way, -1 at exits and where there is none, and its rank: `[S]` each."""
-    size = transitions.num_states
-    edges = transitions.state_matrix((available > 0).to(transitions.values.dtype)).T.tocsr()
-    ends = np.flatnonzero(exits.cpu().numpy()).astype(edges.indices.dtype)
-    # One more node, from which the search sets out to all exits at once.
-    indices = np.concatenate([edges.indices, ends])
+def search_from(ends: Tensor, moves: scipy.sparse.csr_matrix) -> Search:
+    """Searches the ways to the ends.
+
+    Args:
+        ends: `[S]`, bool.
+        moves: `[S, S]`, above zero where a state can be left for another.
+    """
+    size, edges = moves.shape[0], moves.T.tocsr()
+    first = np.flatnonzero(ends.cpu().numpy()).astype(edges.indices.dtype)
+    # One more node, from which the search sets out to all ends at once.
+    indices = np.concatenate([edges.indices, first])
     starts = np.append(edges.indptr, len(indices)).astype(edges.indptr.dtype)
-    weights = np.concatenate([edges.data, np.ones(len(ends))])
+    weights = np.concatenate([edges.data, np.ones(len(first))])
     graph = scipy.sparse.csr_matrix((weights, indices, starts), shape=(size + 1, size + 1))
     graph.eliminate_zeros()
     found, before = scipy.sparse.csgraph.breadth_first_order(graph, size, return_predecessors=True)
     rank = np.full(size + 1, size + 1.0)
     rank[found] = np.arange(len(found))
     before = before[:size]
-    return np.where((before >= 0) & (before < size), before, -1), rank[:size]
+    return Search(np.where((before >= 0) & (before < size), before, -1), rank[:size])

@@ -162,7 +162,7 @@ class SparseTransitions(Transitions):
         """Computes G(s, s') = sum_a weights(s, a) p(s'|s,a), `[S, S]`, sparse."""
         values = (self.values * self.at_source(weights)).detach().cpu().numpy()
         # S * A rows of the table, taken A at a time, are the rows of G: only the row starts change.
-        starts = self.pattern.row_starts[:: self.num_actions].contiguous().cpu().numpy()
+        starts = self.pattern.row_starts[:: self.num_actions].cpu().numpy().copy()
         # A copy: states stand twice in a row of G, and scipy puts what is out of order in order in place.
         columns = self.pattern.columns.cpu().numpy().copy()
         return scipy.sparse.csr_matrix((values, columns, starts), shape=(self.num_states, self.num_states))

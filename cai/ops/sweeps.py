@@ -67,6 +67,7 @@ def sweep_of(tables: Tables, reading: Reading, policy: Tensor | None, costs: Ten
         isinstance(reading, FixedDynamics)
         and isinstance(step.transitions, SparseTransitions)
         and step.transitions.values.dim() == 1
+        and step.transitions.values.device.type == "cpu"
         and tables.num_entries >= SMALL // 4
         and not any(isinstance(part, Tensor) and part.requires_grad for part in learned)
     )

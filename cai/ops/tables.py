@@ -120,6 +120,11 @@ class Tables:
         """Whether the temperature is zero."""
         return is_hard(self.temperature)
 
+    @property
+    def temperature_value(self) -> float:
+        """The temperature as a plain number, without its gradient."""
+        return float(self.temperature.detach() if isinstance(self.temperature, Tensor) else self.temperature)
+
     @cached_property
     def alive(self) -> Tensor:
         """1.0 at states where an action is taken, 0.0 at terminal states: `[S]`."""

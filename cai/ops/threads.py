@@ -65,10 +65,10 @@ def side_by_side(work: Callable[[Part], Answer], parts: Sequence[Part]) -> list[
     num_threads = min(torch.get_num_threads(), len(parts))
     if num_threads == 1:
         return [work(part) for part in parts]
-    grad = torch.is_grad_enabled()
+    grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
     def run(part: Part) -> Answer:
-        with torch.set_grad_enabled(grad):
+        with torch.inference_mode(inference), torch.set_grad_enabled(grad):
             return work(part)
 
     return list(_workers(num_threads).map(run, parts))

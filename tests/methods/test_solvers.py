@@ -145,6 +145,48 @@ def test_a_resumed_run_has_the_same_bits(solver: Any, after: int, tmp_path: Path
     assert resumed.stats.num_steps == whole.stats.num_steps
 
 
+@pytest.mark.parametrize(
+    "solver", [Newton(), NewtonKrylov(num_sweeps=0), ModifiedPolicyIteration(num_evaluations=500)], ids=str
+)
+def test_what_an_early_stop_certifies_is_what_it_gives(solver: Any) -> None:
+    """The first policy runs into a state that pays -1 for ever: one step makes V worse than B V, which was bounded."""
+    table = np.zeros((2, 2, 2))
+    table[0, 0, 1] = table[0, 1, 0] = table[1, :, 1] = 1.0
+    graph = cai.TrajectoryGraph(
+        cai.factors.Categorical(np.array([1.0, 0.0])),
+        cai.factors.TabularDynamics(table),
+        cai.factors.TabularReward(np.array([[1.0, 0.999], [-1.0, -1.0]])),
+        discount=0.99,
+        temperature=0.0,
+    )
+    exact = cai.infer(graph, cai.SoftValueIteration(Newton())).v(torch.arange(2))
+    with pytest.warns(cai.NotConverged):
+        posterior = cai.infer(graph, cai.SoftValueIteration(solver, max_steps=1))
+    assert float((posterior.v(torch.arange(2)) - exact).abs().max()) <= posterior.stats.certified_error
+
+
+@pytest.mark.parametrize("eta", [1.0, -1.0])
+def test_a_long_corridor_is_not_taken_for_endless(eta: float) -> None:
+    """Rewards of one for fifty steps say nothing of the loop at the end, which pays nothing."""
+    size = 50
+    table = np.zeros((size, 1, size))
+    table[np.arange(size), 0, np.minimum(np.arange(size) + 1, size - 1)] = 1.0
+    graph = cai.TrajectoryGraph(
+        cai.factors.Categorical(np.eye(size)[0]),
+        cai.factors.TabularDynamics(table),
+        cai.factors.TabularReward(np.where(np.arange(size) < size - 1, eta, 0.0)),
+        discount=0.9,
+        temperature=1.0,
+    )
+    with warnings.catch_warnings():  # from above, for eta < 0, twenty sweeps are enough
+        warnings.simplefilter("ignore", cai.NotConverged)
+        stopped = cai.infer(graph, cai.RiskSensitiveControl(eta, ValueIteration(max_steps=20)))
+    whole = cai.infer(graph, cai.RiskSensitiveControl(eta))
+    assert whole.stats.converged
+    error = float((stopped.v(torch.arange(size)) - whole.v(torch.arange(size))).abs().max())
+    assert error <= stopped.stats.certified_error + 1e-9
+
+
 def test_span_stops_where_size_would_not() -> None:
     """Without exits a constant is all that is left after mixing: a few dozen sweeps at discount 0.9999."""
     nexts, probs = oracles.random_successors(7, 300, 3, 5)

@@ -10,7 +10,7 @@ import torch
 
 import cai
 from cai.graph.tabulate import tabulate
-from cai.ops import FixedDynamics, PosteriorDynamics, Tables
+from cai.ops import FixedDynamics, Tables
 from cai.ops.fixed_point import Iterate, Stationary
 from cai.ops.growth import log_spectral_radius
 from cai.ops.occupancy import policy_costs
@@ -111,7 +111,7 @@ def test_spectral_radius(num_terminal: int, shift: float) -> None:
     given = problem({"discount": 1.0, "num_terminal": num_terminal})
     matrix = oracles.posterior_matrix(given)
     moved = tables_of(given.replace(reward=given.reward + shift * given.temperature))
-    computed = log_spectral_radius(moved, PosteriorDynamics())
+    computed = log_spectral_radius(moved)
     assert computed == pytest.approx(math.log(oracles.spectral_radius(matrix)) + shift, abs=1e-8)
 
 
@@ -123,4 +123,4 @@ def test_spectral_radius_of_a_chain_that_ends_at_once_is_zero() -> None:
         cai.factors.TabularDynamics(dynamics, terminal=[False, True]),
         cai.factors.TabularReward([0.0, 0.0]),
     )
-    assert log_spectral_radius(tabulate(graph), PosteriorDynamics()) < math.log(1e-3)
+    assert log_spectral_radius(tabulate(graph)) < math.log(1e-3)

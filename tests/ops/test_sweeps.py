@@ -89,6 +89,18 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
+def test_threads_take_part_in_inference_mode() -> None:
+    tables, before = world(2), torch.get_num_threads()
+    expected = sweep_of(tables, READING, None, None)(start(tables)).v
+    try:
+        torch.set_num_threads(2)
+        with torch.inference_mode():
+            assert torch.equal(sweep_of(tables, READING, None, None)(start(tables)).v, expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_not_finite_is_named(bad: float) -> None:
     tables = world(3)

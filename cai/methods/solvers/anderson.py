@@ -47,11 +47,11 @@ class Anderson(AbstractSolver):
         after, known = problem.sweep(iterate, tolerance=tolerance), iterate.memory
         if after.done:
             return replace(after, memory=None)
-        if known is not None and after.residual > iterate.residual:
-            return replace(after, v=known[0, -1] + known[1, -1], residual=iterate.residual, memory=None)
         change = torch.where(torch.isfinite(after.v), after.v - iterate.v, 0.0)
         if problem.contracts and not problem.tables.has_exits:
             change = change - change.mean()
+        if known is not None and change.norm() > known[1, -1].norm():
+            return replace(after, v=known[0, -1] + known[1, -1], memory=None)
         latest = torch.stack([iterate.v, change])[:, None]
         if known is None:
             return replace(after, v=iterate.v + change, memory=latest)
@@ -64,5 +64,6 @@ def _correction(known: Tensor) -> Tensor:
     values, changes = known
     d_values = torch.where(torch.isfinite(values[1:]), values[1:] - values[:-1], 0.0)
     d_changes = changes.diff(dim=0)
-    weights = torch.linalg.lstsq(d_changes.T, changes[-1][:, None], driver="gelsd").solution
-    return ((d_values + d_changes).T @ weights).squeeze(-1)
+    # A rank-revealing solve, for changes that have become dependent; only the CPU has one.
+    weights = torch.linalg.lstsq(d_changes.T.cpu(), changes[-1][:, None].cpu(), driver="gelsd").solution
+    return ((d_values + d_changes).T @ weights.to(known)).squeeze(-1)

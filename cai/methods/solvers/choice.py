@@ -7,13 +7,12 @@ from dataclasses import replace
 from cai.methods.solvers.newton import Newton, NewtonKrylov
 from cai.methods.solvers.solver import AbstractSolver
 from cai.methods.solvers.value_iteration import ValueIteration
+from cai.ops.linear import LARGE
 from cai.ops.sparse_transitions import SparseTransitions
 from cai.ops.tables import Tables
 
 #: Above this discount a handful of linear solves is cheaper than some log(tolerance) / log(discount) sweeps.
 _FAR_SIGHTED = 0.9
-#: Sparse worlds of so many states are solved by inexact steps: elimination would take longer than a rough solve.
-_MANY_STATES = 5_000
 
 
 def default_solver(tables: Tables) -> AbstractSolver:
@@ -27,8 +26,10 @@ def default_solver(tables: Tables) -> AbstractSolver:
 
 
 def newton_for(tables: Tables, max_steps: int | None = None) -> Newton | NewtonKrylov:
-    """Picks Newton's method with exact or with inexact linear solves."""
-    inexact = isinstance(tables.step(0).transitions, SparseTransitions) and tables.num_states >= _MANY_STATES
+    """Picks Newton's method with exact or with inexact linear solves, of at most so many solves."""
+    inexact = isinstance(tables.step(0).transitions, SparseTransitions) and tables.num_states >= LARGE
     gain = tables.discount == 1.0 and not tables.has_exits
-    solver = NewtonKrylov() if inexact and not gain else Newton()
-    return solver if max_steps is None else replace(solver, max_steps=max_steps)
+    if not inexact or gain:
+        return Newton() if max_steps is None else Newton(max_steps)
+    krylov = NewtonKrylov()
+    return krylov if max_steps is None else replace(krylov, max_steps=max_steps * (1 + krylov.num_sweeps))
