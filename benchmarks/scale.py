@@ -96,6 +96,7 @@ def one_sweep(size: str, threads: str) -> dict[str, float]:
     from cai.graph.tabulate import tabulate
     from cai.ops.fixed_point import Stationary
     from cai.ops.readings import FixedDynamics
+    from cai.ops.threads import threads_for
 
     torch.set_num_threads(int(threads))
     table, tables = matrix(int(size)), tabulate(graph_of(int(size)))
@@ -116,11 +117,12 @@ def one_sweep(size: str, threads: str) -> dict[str, float]:
         "copy": lambda: np.copyto(target, source),
     }
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(9):
-        for name, run in runs.items():
-            started = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - started)
+    with threads_for(tables.num_entries):  # as the methods do
+        for _ in range(9):
+            for name, run in runs.items():
+                started = time.perf_counter()
+                run()
+                seconds[name].append(time.perf_counter() - started)
     # What a sweep must read and write: values, columns and row starts of the table, V twice.
     moved = table.nnz * 12 + table.shape[0] * 4 + 16 * table.shape[1]
     medians = {name: float(np.median(values)) for name, values in seconds.items()}

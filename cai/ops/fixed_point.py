@@ -107,6 +107,13 @@ class Stationary:
         """Whether the backup contracts by the discount in the maximum norm."""
         return isinstance(self.reading, FixedDynamics) and self.tables.discount < 1.0
 
+    @cached_property
+    def detached(self) -> Stationary:
+        """The same problem on numbers that record no gradients, for iterations: their products may be kept."""
+        policy = None if self.policy is None else self.policy.detach()
+        costs = None if self.costs is None else self.costs.detach()
+        return Stationary(self.tables.detached(), self.reading, policy, costs)
+
     def backup(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """Applies B: V `[S]` to Q `[S, A]` and B V `[S]`."""
         v = torch.where(self.tables.terminal, self.tables.terminal_values, v)

@@ -9,7 +9,7 @@ the transition table, since the two readings of the dynamics treat them differen
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -149,6 +149,33 @@ class Tables:
     def expected_rewards(self) -> Tensor:
         """E[r_t(s, a, s')] of every distinct step, `[1 or T, S, A]`."""
         return self._stacked([step.expected_rewards for step in self.steps])
+
+    @property
+    def learns(self) -> bool:
+        """Whether anything in the tables records gradients."""
+        parts: list[object] = [self.initial, self.terminal_values, self.temperature]
+        for step in self.steps:
+            parts += [step.transitions.values, step.rewards, step.entry_rewards, step.prior]
+        return any(isinstance(part, Tensor) and part.requires_grad for part in parts)
+
+    def detached(self) -> Tables:
+        """Gives the same numbers without their gradients: what an iteration works on, which records none."""
+        if not self.learns:
+            return self
+        temperature = self.temperature_value
+        steps = tuple(
+            replace(
+                step,
+                transitions=step.transitions.reweighted(step.transitions.values.detach()),
+                rewards=step.rewards.detach(),
+                entry_rewards=None if step.entry_rewards is None else step.entry_rewards.detach(),
+                prior=step.prior.detach(),
+                temperature=temperature,
+            )
+            for step in self.steps
+        )
+        initial, ends = self.initial.detach(), self.terminal_values.detach()
+        return replace(self, initial=initial, steps=steps, terminal_values=ends, temperature=temperature)
 
     def step(self, t: int) -> StepTables:
         """The tables of step t."""
