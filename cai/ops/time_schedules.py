@@ -75,7 +75,7 @@ def _form(problem: Stationary) -> StepMatrices:
 def quicker_schedule(problem: Stationary) -> Sequential | AssociativeScan:
     """Picks the quicker schedule for a problem of finite horizon that has both.
 
-    One table for all steps: from 10 steps on, and from a third as many steps as states. Tables that vary: from 32 steps
+    One table for all steps: from 16 steps on, and from a third as many steps as states. Tables that vary: from 32 steps
     on and up to 32 states on a CPU, where a product of matrices costs more than a step from some 64 states; up to 128
     states elsewhere, which has not been measured. Never for sparse tables, nor where a scan would take more than an
     eighth of the free memory.
@@ -87,7 +87,7 @@ def quicker_schedule(problem: Stationary) -> Sequential | AssociativeScan:
     form, horizon = _form(problem), tables.horizon
     pieces = stretches(tables, form.size, policy_varies=form.varies)
     if all(piece.is_constant for piece in pieces):
-        pays = horizon >= max(10, tables.num_states / 3)
+        pays = horizon >= max(16, tables.num_states / 3)
     else:
         most = 32 if tables.terminal.device.type == "cpu" else 128
         pays = tables.num_states <= most and horizon >= 32

@@ -471,9 +471,9 @@ def test_none_takes_what_was_measured_to_be_quicker(name: str) -> None:
         graph = graph_of(oracles.random_problem(324, reward="sa", **options))
         return type(cai.infer(graph, method(name, graph, None, per_step=False)).schedule)
 
-    assert taken(horizon=4) is Sequential
+    assert taken(horizon=10) is Sequential
     assert taken(horizon=100) is AssociativeScan
-    assert taken(horizon=12, num_states=60) is Sequential
+    assert taken(horizon=18, num_states=60) is Sequential
     assert taken(horizon=60, num_states=60) is AssociativeScan
     assert taken(horizon=100, per_step=("reward",)) is AssociativeScan
     assert taken(horizon=20, per_step=("reward",)) is Sequential
