@@ -115,7 +115,8 @@ class _BlockedSweep:
         def run(block: tuple[slice, StepTables, Backup]) -> tuple[float, float, float]:
             rows, step, backup = block
             _, now = backup(step, 0, v)
-            now = torch.where(step.terminal, v[rows], now)
+            if step.ends:
+                now = torch.where(step.terminal, v[rows], now)
             after[rows] = now
             return change(now, v[rows])
 

@@ -49,6 +49,11 @@ class StepTables:
     temperature: float | Tensor
     may_die: bool = True
 
+    @cached_property
+    def ends(self) -> bool:
+        """Whether any of its states is terminal."""
+        return bool(self.terminal.any())
+
     @grad_cached_property
     def expected_rewards(self) -> Tensor:
         """r(s, a) = E[r(s, a, s')], `[S, A]`."""
