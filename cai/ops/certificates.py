@@ -3,8 +3,9 @@
 With residual k = B V - V and the expected time to the end n = (I - G)^-1 1, N = max n:
 
     fixed dynamics, gamma < 1:         gamma/(1 - gamma) min k <= V* - B V <= gamma/(1 - gamma) max k
-                                       (k = 0 at terminal states counts), so that the middle of the two, taken as the
-                                       answer, is off by half their distance: the span of k counts, not its size
+                                       (k = 0 at terminal states counts). So |V* - V| <= max|k| / (1 - gamma); and where
+                                       nothing ends the middle of the two bounds, taken as the answer, is off by half
+                                       their distance: the span of k counts, and not its size
     a given policy:                    |V* - V| <= N max|k|
     otherwise, with d = expm1(max|k| / alpha), if d N < 1, which proves that V* exists:
                                        |V* - V| <= -alpha log(1 - d N)
@@ -57,10 +58,12 @@ def judged(
     stalled = iterate.residual <= swept.residual <= slack
     done = replace(iterate, v=swept.v.detach(), num_steps=iterate.num_steps + 1, residual=swept.residual)
     if problem.contracts:
-        centred = _centred(problem, done, swept, slack)
-        if centred.certified_error <= target:
-            return replace(centred, done=True)
-        return replace(done, certified_error=_error_from(problem, swept.residual + slack, 1.0), done=stalled)
+        error = _error_from(problem, swept.residual + slack, 1.0)
+        if error > target and not problem.tables.has_exits:
+            centred = _centred(problem, done, swept, slack)
+            if centred.certified_error <= target:
+                return replace(centred, done=True)
+        return replace(done, certified_error=error, done=error <= target or stalled)
     if callable(longest):
         if _error_from(problem, swept.residual + slack, iterate.longest) > target and not stalled:
             return replace(done, certified_error=math.inf)
