@@ -3,9 +3,9 @@
 Posterior: that of `SoftValueIteration`. Each step solves (I - gamma P_pi) V = r_pi - alpha KL(pi || mu) for the policy
 of the last V; values rise monotonically and the error is squared at each step: a handful does at gamma = 0.9999.
 
-Cost: an exact linear solve a step: by factorisation (S^3 / 3 dense, or sparse elimination), by multigrid in sparse worlds
-of 5,000 states or more, where `SoftValueIteration` with `NewtonKrylov()` solves no more exactly than a step is worth. On
-a finite horizon one backward pass evaluates and improves at once.
+Cost: an exact linear solve a step: by factorisation (S^3 / 3 dense, or sparse elimination), by multigrid in sparse
+worlds of 5,000 states or more. There `SoftValueIteration` with `NewtonKrylov()` solves no more exactly than a step is
+worth. On a finite horizon one backward pass evaluates and improves at once.
 
 Source: Haarnoja et al. (2018), section 4.1; Puterman (1994), section 6.4 for Newton's view.
 """

@@ -227,7 +227,7 @@ BLOCKS: dict[str, tuple[Any, str]] = {
     "shapes": ([(RING[:1], ONES)], r"block 0: next_states must be \[3, 2, 1\] as probs, got \[1, 2, 1\]"),
     "neither": (
         [(RING[:1], ONES[:1]), RING[1:]],
-        r"block 1: expected \(next_states, probs\) or a sparse matrix, got nd",
+        r"block 1: expected \(next_states, probs\) or a sparse matrix, got ndarray",
     ),
     "row sum": (blocks(FIRST, REST, probs=changed(ONES, (2, 1), 0.9)), r"row \(state 2, action 1\) sums to 0.9"),
     "nan": (blocks(FIRST, REST, probs=changed(ONES, (1, 1), np.nan)), r"row \(state 1, action 1\) holds nan"),
