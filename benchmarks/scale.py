@@ -94,7 +94,7 @@ def one_sweep(size: str, threads: str) -> dict[str, float]:
     import torch
 
     from cai.graph.tabulate import tabulate
-    from cai.ops.fixed_point import Stationary
+    from cai.ops.infinite.fixed_point import Stationary
     from cai.ops.readings import FixedDynamics
     from cai.ops.threads import threads_for
 

@@ -6,7 +6,7 @@
 
 Each number is a whole answer: from a graph to all marginals p(s_t, a_t), dense tables of 4 actions. Loop and scan take
 turns, and the medians of their turns are compared. One process, one thread. What `schedule=None` takes is marked; its
-rule (`cai.ops.time_schedules.quicker_schedule`) follows from these numbers.
+rule (`cai.ops.scans.time_schedules.quicker_schedule`) follows from these numbers.
 """
 
 from __future__ import annotations

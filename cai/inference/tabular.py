@@ -18,17 +18,17 @@ from cai.graph.tabulate import tabulate
 from cai.inference.posterior import Gap, Posterior
 from cai.ops.caching import grad_cached_property
 from cai.ops.divergence import kl_of_steps, kl_terms
-from cai.ops.fixed_point import Stationary
-from cai.ops.forward_scan import scanned_marginals
+from cai.ops.infinite.fixed_point import Stationary
+from cai.ops.infinite.occupancy import stationary_occupancy
+from cai.ops.infinite.recurrent import Recurrent
 from cai.ops.logspace import safe_log
 from cai.ops.messages import Messages, forward_marginals, log_policy
-from cai.ops.occupancy import stationary_occupancy
 from cai.ops.readings import FixedDynamics, Kernel, MostProbable, PosteriorDynamics, Reading, RiskSensitive
-from cai.ops.recurrent import Recurrent
 from cai.ops.sampling import sample_index
+from cai.ops.scans.forward_scan import scanned_marginals
+from cai.ops.scans.time_schedules import AssociativeScan, Sequential
 from cai.ops.tables import Tables
 from cai.ops.threads import threads_for
-from cai.ops.time_schedules import AssociativeScan, Sequential
 from cai.simulate.chains import ChainSampler
 from cai.simulate.seeding import seeded
 

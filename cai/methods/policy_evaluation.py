@@ -25,10 +25,10 @@ from cai.graph.trajectory_graph import TrajectoryGraph
 from cai.methods.schedules import TimeSchedule
 from cai.methods.solvers import AbstractSolver, Newton
 from cai.methods.tabular_method import AbstractTabularMethod
-from cai.ops.fixed_point import Stationary
-from cai.ops.occupancy import policy_costs
+from cai.ops.infinite.fixed_point import Stationary
+from cai.ops.infinite.occupancy import policy_costs
+from cai.ops.infinite.recurrent import Recurrent
 from cai.ops.readings import FixedDynamics, Reading
-from cai.ops.recurrent import Recurrent
 from cai.ops.tables import Tables
 
 

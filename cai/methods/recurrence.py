@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from cai.errors import IncompatibleMethod
-from cai.ops.chain_structure import period
+from cai.ops.infinite.chain_structure import period
+from cai.ops.infinite.recurrent import Recurrent
 from cai.ops.readings import FixedDynamics, PosteriorDynamics
-from cai.ops.recurrent import Recurrent
 
 
 def need_recurrence(problem: Recurrent, name: str) -> None:

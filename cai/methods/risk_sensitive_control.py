@@ -21,10 +21,11 @@ achieves in the world as it is, `PolicyEvaluation(posterior)` says.
 
 Existence: without a horizon there may be no finite answer, luck (eta > 0) or fear (eta < 0) growing faster than the
 discount shrinks: there is one iff eta g + log gamma < 0, g the risk-sensitive gain of the world without its ends; see
-`cai.ops.growth`. For eta < 0 this is the breakdown of risk-averse control.
+`cai.ops.infinite.growth`. For eta < 0 this is the breakdown of risk-averse control.
 
 Cost: as `SumProduct`. Without a horizon Newton's method, full steps for eta > 0, where the backup is convex, and damped
-ones for eta < 0, where it is neither convex nor concave; errors are certified by an enclosure (`cai.ops.enclosure`).
+ones for eta < 0, where it is neither convex nor concave; errors are certified by an enclosure of the fixed point
+(`cai.ops.infinite.enclosure`).
 
 Source: Howard and Matheson (1972), at temperature 0; Marcus et al. (1997), a survey; Noorani and Baras (2022), as
 inference.

@@ -16,9 +16,9 @@ from cai.data.serialization import serializable
 from cai.errors import IncompatibleMethod
 from cai.graph.factor_graph import FactorGraph
 from cai.graph.trajectory_graph import TrajectoryGraph
-from cai.ops.fixed_point import Stationary
+from cai.ops.infinite.fixed_point import Stationary
 from cai.ops.loopy import Change, Messages
-from cai.ops.time_schedules import AssociativeScan, Sequential, need_scan, quicker_schedule
+from cai.ops.scans.time_schedules import AssociativeScan, Sequential, need_scan, quicker_schedule
 
 #: How the time of a trajectory is passed through; None is the quicker way.
 TimeSchedule = Sequential | AssociativeScan | None

@@ -25,16 +25,16 @@ from cai.inference.tabular import TabularPosterior
 from cai.methods.recurrence import need_recurrence
 from cai.methods.schedules import TimeSchedule, check_time_schedule, time_schedule
 from cai.methods.solvers import AbstractSolver
-from cai.ops.fixed_point import Iterate, Stationary
+from cai.ops.infinite.fixed_point import Iterate, Stationary
+from cai.ops.infinite.recurrent import Recurrent
+from cai.ops.infinite.shortest_paths import search_from
 from cai.ops.memory import need_memory_for_messages
 from cai.ops.messages import BackwardSweep, Messages
 from cai.ops.readings import Reading
-from cai.ops.recurrent import Recurrent
-from cai.ops.shortest_paths import search_from
+from cai.ops.scans.time_scan import ScanSweep
+from cai.ops.scans.time_schedules import AssociativeScan, Sequential
 from cai.ops.tables import Tables
 from cai.ops.threads import threads_for
-from cai.ops.time_scan import ScanSweep
-from cai.ops.time_schedules import AssociativeScan, Sequential
 
 serializable(Iterate)
 

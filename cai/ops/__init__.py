@@ -5,11 +5,11 @@ Nothing here knows a graph, a method or a file; everything takes and returns ten
 
 from cai.ops.elimination import JunctionTree, junction_tree
 from cai.ops.logspace import log_expectation, logsumexp, max_over_support, safe_log
-from cai.ops.matrix_products import log_matmul, max_plus_matmul
 from cai.ops.messages import Messages, backward_messages, forward_marginals
 from cai.ops.readings import FixedDynamics, MostProbable, PosteriorDynamics, RiskSensitive
 from cai.ops.sampling import sample_index
-from cai.ops.scan import associative_scan
+from cai.ops.scans.matrix_products import log_matmul, max_plus_matmul
+from cai.ops.scans.scan import associative_scan
 from cai.ops.semirings import LogSemiring, TropicalSemiring
 from cai.ops.sparse import Pattern, csr_product
 from cai.ops.sparse_building import sparse_from_triplets

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from cai.ops.logspace import NEG_INF, logsumexp
-from cai.ops.matrix_products import log_matmul, max_plus_matmul
+from cai.ops.scans.matrix_products import log_matmul, max_plus_matmul
 
 #: Up to so many entries one call of torch's costs less than the few that are quicker an entry.
 _SMALL = 2**11

@@ -21,7 +21,7 @@ import cai
 from cai.data import serialization
 from cai.methods.loopy_belief_propagation import LoopyIterate
 from cai.methods.svi import SVIIterate
-from cai.ops.fixed_point import Iterate
+from cai.ops.infinite.fixed_point import Iterate
 
 F = cai.factors
 HALF = np.full((2, 2, 2), 0.5)

@@ -17,8 +17,9 @@ import torch
 import cai
 from cai.graph.tabulate import tabulate
 from cai.methods import AssociativeScan, Sequential
-from cai.ops import FixedDynamics, time_scan, time_schedules
-from cai.ops.step_matrices import step_matrices
+from cai.ops import FixedDynamics
+from cai.ops.scans import time_scan, time_schedules
+from cai.ops.scans.step_matrices import step_matrices
 from tests import oracles
 from tests.laws.build import assert_close, graph_of, numpy_of, policy_of, tables_of
 from tests.laws.cases import CASES
@@ -363,7 +364,7 @@ def test_long_stretches_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = oracles.random_problem(315, horizon=300, reward="sa", per_step=("reward",))
     graph = graph_of(problem)
     whole = cai.infer(graph, cai.SumProduct(schedule=AssociativeScan()))
-    monkeypatch.setattr("cai.ops.stretches._IN_CACHE", 100)
+    monkeypatch.setattr("cai.ops.scans.stretches._IN_CACHE", 100)
     pieces = cai.infer(graph, cai.SumProduct(schedule=AssociativeScan()))
     assert_close(pieces.messages.v, whole.messages.v)
     assert_close(pieces.state_marginals, whole.state_marginals)

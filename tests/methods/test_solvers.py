@@ -20,7 +20,7 @@ from cai.methods import (
     PrioritisedSweeps,
     ValueIteration,
 )
-from cai.ops import fixed_point, linear
+from cai.ops.infinite import fixed_point, linear
 from tests import oracles
 from tests.laws.build import graph_of
 

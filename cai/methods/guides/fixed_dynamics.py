@@ -36,7 +36,7 @@ from cai.inference.stats import Stats
 from cai.inference.tabular import TabularPosterior
 from cai.methods.guides.family import AbstractFamily, AbstractGuide, Effort
 from cai.methods.policy_evaluation import PolicyEvaluation
-from cai.ops.fixed_point import Stationary
+from cai.ops.infinite.fixed_point import Stationary
 from cai.ops.logspace import safe_log
 from cai.ops.messages import backward_messages
 from cai.ops.readings import FixedDynamics

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cai.data.serialization import serializable
 from cai.methods.solvers.solver import AbstractSolver
-from cai.ops.fixed_point import Iterate, Stationary
+from cai.ops.infinite.fixed_point import Iterate, Stationary
 
 
 @serializable

@@ -7,7 +7,7 @@ from dataclasses import replace
 from cai.methods.solvers.newton import Newton, NewtonKrylov
 from cai.methods.solvers.solver import AbstractSolver
 from cai.methods.solvers.value_iteration import ValueIteration
-from cai.ops.linear import LARGE
+from cai.ops.infinite.linear import LARGE
 from cai.ops.sparse_transitions import SparseTransitions
 from cai.ops.tables import Tables
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from cai.data.serialization import serializable
 from cai.methods.solvers.solver import AbstractSolver
-from cai.ops.fixed_point import Iterate, Stationary
+from cai.ops.infinite.fixed_point import Iterate, Stationary
 
 
 @serializable
@@ -35,10 +35,10 @@ class NewtonKrylov(AbstractSolver):
     """Newton's method whose linear solves are no more accurate than the step is worth: for many states.
 
     The equation (I - G) d = B V - V of each step is solved by flexible GMRES, preconditioned by multigrid where states
-    do not mix (`cai.ops.multigrid`), to a residual of `forcing` times that of the step, and to less as the steps begin
-    to converge. A few plain sweeps after each, which are cheap beside it, improve the policy where its next steps
-    would: at temperature 0 they more than halve the number of solves. Time and memory grow in proportion to the number
-    of possible transitions.
+    do not mix (`cai.ops.infinite.multigrid`), to a residual of `forcing` times that of the step, and to less as the
+    steps begin to converge. A few plain sweeps after each, which are cheap beside it, improve the policy where its next
+    steps would: at temperature 0 they more than halve the number of solves. Time and memory grow in proportion to the
+    number of possible transitions.
 
     Source: Dembo, Eisenstat and Steihaug (1982), inexact Newton methods.
 

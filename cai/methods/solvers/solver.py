@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from cai.ops.fixed_point import Iterate
+from cai.ops.infinite.fixed_point import Iterate
 
 #: Seconds between two looks at the callbacks, and the most cheap steps between them.
 _PIECE_SECONDS, _PIECE_STEPS = 1.0, 32

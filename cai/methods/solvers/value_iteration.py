@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from cai.data.serialization import serializable
 from cai.methods.solvers.solver import AbstractSolver
-from cai.ops.fixed_point import Iterate
+from cai.ops.infinite.fixed_point import Iterate
 
 
 @serializable

@@ -14,7 +14,7 @@ the step. So iterations start from above: from zero where a discount ends episod
 value under the dynamics as it is, which exceeds that of any eta < 0.
 
 Where Newton's step fails, the cause may be that no solution exists: then, and only then, that is looked into
-(`cai.ops.growth`). Errors are certified by an enclosure (`cai.ops.enclosure`), with n = (I - G)^-1 1.
+(`cai.ops.infinite.growth`). Errors are certified by an enclosure (`cai.ops.infinite.enclosure`), with n = (I - G)^-1 1.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ import torch
 from torch import Tensor
 
 from cai.errors import IncompatibleMethod, NotConverged
-from cai.ops.enclosure import enclosed_error
-from cai.ops.linear import EXACT, Resolvent
+from cai.ops.infinite.enclosure import enclosed_error
+from cai.ops.infinite.linear import EXACT, Resolvent
+from cai.ops.infinite.sweeps import Swept, change
 from cai.ops.messages import check_messages
-from cai.ops.sweeps import Swept, change
 
 if TYPE_CHECKING:
-    from cai.ops.fixed_point import Iterate, Stationary
+    from cai.ops.infinite.fixed_point import Iterate, Stationary
 
 #: The shortest step tried is 1/256 of Newton's, and so many sweeps are done where none serves.
 _HALVINGS, _SWEEPS = 9, 32

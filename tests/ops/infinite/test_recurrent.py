@@ -12,12 +12,12 @@ import torch
 
 import cai
 from cai.graph.tabulate import tabulate
-from cai.ops.chain_structure import closed_classes, period
-from cai.ops.cycles import Cycles, LongRun, cycles_of, mixed_rows, stochastic
-from cai.ops.fixed_point import Iterate, Stationary
-from cai.ops.occupancy import policy_costs
+from cai.ops.infinite.chain_structure import closed_classes, period
+from cai.ops.infinite.cycles import Cycles, LongRun, cycles_of, mixed_rows, stochastic
+from cai.ops.infinite.fixed_point import Iterate, Stationary
+from cai.ops.infinite.occupancy import policy_costs
+from cai.ops.infinite.recurrent import Recurrent
 from cai.ops.readings import FixedDynamics, PosteriorDynamics
-from cai.ops.recurrent import Recurrent
 from tests import oracles, recurrent_oracles
 from tests.laws.build import assert_close, graph_of
 

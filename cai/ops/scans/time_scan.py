@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from cai.ops.messages import Messages, check_messages
-from cai.ops.scan import power_vectors, suffix_vectors
-from cai.ops.step_matrices import StepMatrices
-from cai.ops.stretches import Stretch, has_own_dynamics, known_states, masked_stack, stacked_steps, stretches
+from cai.ops.scans.scan import power_vectors, suffix_vectors
+from cai.ops.scans.step_matrices import StepMatrices
+from cai.ops.scans.stretches import Stretch, has_own_dynamics, known_states, masked_stack, stacked_steps, stretches
 
 #: Copies of a table or a stack of matrices that its product holds: exponentials, maxima, what is cut out, the product.
 _COPIES = 4

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from cai.ops import LogSemiring, TropicalSemiring, associative_scan
-from cai.ops import matrix_products as products
-from cai.ops.matrix_products import log_matmul, max_plus_matmul
-from cai.ops.scan import power_vectors, suffix_vectors
+from cai.ops.scans import matrix_products as products
+from cai.ops.scans.matrix_products import log_matmul, max_plus_matmul
+from cai.ops.scans.scan import power_vectors, suffix_vectors
 from cai.ops.semirings import RealSemiring
 
 LENGTHS = [*range(1, 18), 31, 64, 100]

@@ -10,8 +10,8 @@ G(s, s') = sum_a pi(a|s) K(s'|s,a) is the chain that the policy of V runs, ended
 B is convex in V, so from any V <= B V Newton's iterates rise to the solution, and do so for gamma = 0.9999 in a handful
 of steps.
 
-What each step certifies is in `cai.ops.certificates`. Risk-sensitive readings have steps and certificates of their own,
-in `cai.ops.risk_steps`.
+What each step certifies is in `cai.ops.infinite.certificates`. Risk-sensitive readings have steps and certificates of
+their own, in `cai.ops.infinite.risk_steps`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,15 @@ import torch
 from torch import Tensor
 
 from cai.errors import IncompatibleMethod
-from cai.ops.aggregation import coarse_levels
-from cai.ops.certificates import ROUGH, judged, longest_at, longest_time, rounding
-from cai.ops.growth import log_spectral_radius, why_endless
-from cai.ops.linear import EXACT, LARGE, Resolvent, implicit
+from cai.ops.infinite.aggregation import coarse_levels
+from cai.ops.infinite.certificates import ROUGH, judged, longest_at, longest_time, rounding
+from cai.ops.infinite.growth import log_spectral_radius, why_endless
+from cai.ops.infinite.linear import EXACT, LARGE, Resolvent, implicit
+from cai.ops.infinite.occupancy import policy_costs
+from cai.ops.infinite.priorities import PriorityQueue
+from cai.ops.infinite.risk_steps import risk_newton_step, risk_start
+from cai.ops.infinite.shortest_paths import ways_to
+from cai.ops.infinite.sweeps import Sweep, Swept, change, sweep_of
 from cai.ops.logspace import largest_finite, safe_log
 from cai.ops.messages import (
     Backup,
@@ -40,13 +45,8 @@ from cai.ops.messages import (
     log_policy,
     optimal_backup,
 )
-from cai.ops.occupancy import policy_costs
-from cai.ops.priorities import PriorityQueue
 from cai.ops.readings import FixedDynamics, Reading, RiskSensitive
-from cai.ops.risk_steps import risk_newton_step, risk_start
-from cai.ops.shortest_paths import ways_to
 from cai.ops.sparse_transitions import SparseTransitions
-from cai.ops.sweeps import Sweep, Swept, change, sweep_of
 from cai.ops.tables import Tables
 
 #: Sweeps after which values that still move by a thousandth of the rewards are taken to move for ever.

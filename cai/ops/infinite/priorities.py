@@ -21,12 +21,12 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from cai.ops.infinite.shortest_paths import ways_to
+from cai.ops.infinite.sweeps import block_of
 from cai.ops.messages import Backup, optimal_backup
 from cai.ops.readings import Reading
-from cai.ops.shortest_paths import ways_to
 from cai.ops.sparse import Pattern
 from cai.ops.sparse_transitions import SparseTransitions
-from cai.ops.sweeps import block_of
 from cai.ops.tables import StepTables, Tables
 from cai.ops.transitions import Transitions
 

@@ -12,7 +12,7 @@ and the relative values V solve, with B the backup of the reading,
 The constant is chosen by sum_s d(s) V(s) = 0, d the stationary distribution of the posterior's own chain G = dB/dV
 (the posterior's: right times left Perron vector). For a given policy that makes V its bias.
 
-With the excess k = B V - V, and G' = G with the column of a landmark set to zero (`cai.ops.cycles`),
+With the excess k = B V - V, and G' = G with the column of a landmark set to zero (`cai.ops.infinite.cycles`),
 
     sweep        V <- (V + B V) / 2                                          (periodic chains settle, too)
     newton_step  V <- V + D,   D = k - g + G D,   D = 0 at the landmark      (soft policy iteration)
@@ -28,9 +28,9 @@ Certificate. min k <= g <= max k. With the span w = max k - min k, N = max tau a
 
 so V is certified up to the constant that it is free in. Proof: K = V* - V - c is zero at the landmark, and h = exp(K /
 alpha) solves h = exp((k - g) / alpha) G h elsewhere (with <= for fixed dynamics, by Jensen's inequality): a first exit,
-to the landmark, with residual |k - g| <= w. As in `cai.ops.fixed_point`, 1 + d tau / (1 - d N) is a supersolution, and
-K >= -w tau. For every g within the bounds such a first exit has a value; for one of them it is zero on return to the
-landmark: V* exists. At temperature 0 only the gain is certified.
+to the landmark, with residual |k - g| <= w. As in `cai.ops.infinite.certificates`, 1 + d tau / (1 - d N) is a
+supersolution, and K >= -w tau. For every g within the bounds such a first exit has a value; for one of them it is zero
+on return to the landmark: V* exists. At temperature 0 only the gain is certified.
 
 Sources: Puterman (1994), chapter 8; Todorov (2009) for the eigenproblem.
 """
@@ -46,13 +46,13 @@ import torch
 from torch import Tensor
 
 from cai.errors import IncompatibleMethod
-from cai.ops.chain_structure import Matrix, closed_classes
-from cai.ops.cycles import Cycles, LongRun, cycles_of, mixed_rows, stochastic
-from cai.ops.fixed_point import LONGEST_TIME, Iterate, Stationary
-from cai.ops.linear import implicit
+from cai.ops.infinite.chain_structure import Matrix, closed_classes
+from cai.ops.infinite.cycles import Cycles, LongRun, cycles_of, mixed_rows, stochastic
+from cai.ops.infinite.fixed_point import LONGEST_TIME, Iterate, Stationary
+from cai.ops.infinite.linear import implicit
+from cai.ops.infinite.occupancy import policy_costs
 from cai.ops.logspace import largest_finite
 from cai.ops.messages import Messages, check_messages
-from cai.ops.occupancy import policy_costs
 from cai.ops.readings import FixedDynamics, Reading
 from cai.ops.tables import Tables
 

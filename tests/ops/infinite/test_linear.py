@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from cai.ops import linear
-from cai.ops.linear import Resolvent, implicit
+from cai.ops.infinite import linear
+from cai.ops.infinite.linear import Resolvent, implicit
 
 
 def chain(size: int, discount: float = 0.95, density: float = 0.1, seed: int = 0) -> np.ndarray:

@@ -7,9 +7,9 @@ import pytest
 import scipy.sparse
 import scipy.sparse.linalg
 
-from cai.ops import aggregation, multigrid
-from cai.ops.aggregation import coarse_levels, grouped
-from cai.ops.multigrid import Multigrid
+from cai.ops.infinite import aggregation, multigrid
+from cai.ops.infinite.aggregation import coarse_levels, grouped
+from cai.ops.infinite.multigrid import Multigrid
 
 
 def drifting_grid(size: int, *, drift: float, discount: float, seed: int = 0) -> scipy.sparse.csr_matrix:

@@ -10,14 +10,14 @@ import torch
 
 import cai
 from cai.graph.tabulate import tabulate
-from cai.ops import sweeps
-from cai.ops.fixed_point import Stationary
+from cai.ops.infinite import sweeps
+from cai.ops.infinite.fixed_point import Stationary
+from cai.ops.infinite.occupancy import policy_costs
+from cai.ops.infinite.priorities import PriorityQueue
+from cai.ops.infinite.shortest_paths import ways_to
+from cai.ops.infinite.sweeps import Swept, sweep_of
 from cai.ops.messages import evaluation_backup, optimal_backup
-from cai.ops.occupancy import policy_costs
-from cai.ops.priorities import PriorityQueue
 from cai.ops.readings import FixedDynamics
-from cai.ops.shortest_paths import ways_to
-from cai.ops.sweeps import Swept, sweep_of
 from cai.ops.tables import Tables
 from tests import oracles
 

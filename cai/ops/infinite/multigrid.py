@@ -22,7 +22,7 @@ import scipy.sparse
 import scipy.sparse.linalg
 import torch
 
-from cai.ops.aggregation import COARSEST, coarse_levels, grouped
+from cai.ops.infinite.aggregation import COARSEST, coarse_levels, grouped
 from cai.ops.threads import one_thread
 
 #: Steps after which the Krylov method starts again from what it has: it keeps two vectors a step.

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from cai.errors import IncompatibleMethod
-from cai.ops.fixed_point import Stationary
+from cai.ops.infinite.fixed_point import Stationary
 from cai.ops.logspace import largest_finite
 from cai.ops.memory import GIB, available_bytes, need_memory
 from cai.ops.messages import BackwardSweep, Messages
 from cai.ops.readings import PosteriorDynamics
-from cai.ops.step_matrices import StepMatrices, step_matrices
-from cai.ops.stretches import stretches
-from cai.ops.time_scan import ScanSweep, scan_bytes
+from cai.ops.scans.step_matrices import StepMatrices, step_matrices
+from cai.ops.scans.stretches import stretches
+from cai.ops.scans.time_scan import ScanSweep, scan_bytes
 from cai.ops.transitions import DenseTransitions
 
 #: Beyond it, times the largest reward, exp(V / alpha) is so near to one that its logarithm has lost digits. The loop

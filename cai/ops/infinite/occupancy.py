@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cai.ops.linear import implicit
+from cai.ops.infinite.linear import implicit
 from cai.ops.logspace import safe_log
 from cai.ops.messages import Messages
 from cai.ops.tables import Tables
 
 if TYPE_CHECKING:
-    from cai.ops.fixed_point import Stationary
+    from cai.ops.infinite.fixed_point import Stationary
 
 
 def policy_costs(tables: Tables, policy: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 import cai
 from cai.graph.tabulate import tabulate
 from cai.ops import RiskSensitive
-from cai.ops.enclosure import enclosed_error
-from cai.ops.growth import greatest_climb, growth_rate, why_endless
+from cai.ops.infinite.enclosure import enclosed_error
+from cai.ops.infinite.growth import greatest_climb, growth_rate, why_endless
 from tests import oracles, risk_oracles
 from tests.laws.build import graph_of
 

@@ -20,10 +20,10 @@ from torch.nn.functional import one_hot, pad
 from cai.ops.logspace import NEG_INF, safe_log
 from cai.ops.messages import Messages
 from cai.ops.readings import FixedDynamics, MostProbable, PosteriorDynamics, Reading
-from cai.ops.scan import power_vectors, suffix_vectors
+from cai.ops.scans.scan import power_vectors, suffix_vectors
+from cai.ops.scans.step_matrices import PosteriorMatrices
+from cai.ops.scans.stretches import Stretch, known_states, masked_stack, per_step, stacked_steps, stretches
 from cai.ops.semirings import MatrixSemiring, RealSemiring
-from cai.ops.step_matrices import PosteriorMatrices
-from cai.ops.stretches import Stretch, known_states, masked_stack, per_step, stacked_steps, stretches
 from cai.ops.tables import StepTables, Tables
 from cai.ops.transitions import DenseTransitions
 

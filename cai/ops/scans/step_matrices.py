@@ -27,10 +27,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from cai.ops.logspace import NEG_INF, logsumexp, safe_log
-from cai.ops.matrix_products import log_matmul, max_plus_matmul
 from cai.ops.readings import FixedDynamics, MostProbable, PosteriorDynamics, Reading
+from cai.ops.scans.matrix_products import log_matmul, max_plus_matmul
+from cai.ops.scans.stretches import per_step
 from cai.ops.semirings import LogSemiring, MatrixSemiring, RealSemiring, TropicalSemiring
-from cai.ops.stretches import per_step
 from cai.ops.tables import StepTables, Tables
 
 

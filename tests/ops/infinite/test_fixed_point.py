@@ -11,9 +11,9 @@ import torch
 import cai
 from cai.graph.tabulate import tabulate
 from cai.ops import FixedDynamics, Tables
-from cai.ops.fixed_point import Iterate, Stationary
-from cai.ops.growth import log_spectral_radius
-from cai.ops.occupancy import policy_costs
+from cai.ops.infinite.fixed_point import Iterate, Stationary
+from cai.ops.infinite.growth import log_spectral_radius
+from cai.ops.infinite.occupancy import policy_costs
 from tests import oracles
 from tests.laws.build import graph_of
 

@@ -19,9 +19,9 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from cai.ops.chain_structure import Matrix, closed_classes, greatest_of_each
-from cai.ops.fixed_point import LONGEST_TIME
-from cai.ops.linear import EXACT, Resolvent
+from cai.ops.infinite.chain_structure import Matrix, closed_classes, greatest_of_each
+from cai.ops.infinite.fixed_point import LONGEST_TIME
+from cai.ops.infinite.linear import EXACT, Resolvent
 
 #: A weight up to this cannot be told from no edge at all.
 NO_EDGE = 1.0 / LONGEST_TIME

@@ -4,7 +4,7 @@ Dense matrices are factorised by LAPACK. Sparse ones up to `DIRECT_LIMIT` states
 steps of BiCGSTAB are tried first: where states mix (random patterns, whose factors would fill in) twenty do; where they
 do not (grids, long corridors) thousands would, and there elimination keeps its factors sparse. I - G is an M-matrix, so
 elimination needs no pivoting and takes the ordering that fills in least. In large worlds such patterns
-are solved by multigrid (`cai.ops.multigrid`), whose time and memory grow in proportion to the number of entries.
+are solved by multigrid (`cai.ops.infinite.multigrid`), whose time and memory grow in proportion to the entries.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from cai.errors import NotConverged, warn_user
-from cai.ops.aggregation import coarse_levels
-from cai.ops.multigrid import Multigrid
+from cai.ops.infinite.aggregation import coarse_levels
+from cai.ops.infinite.multigrid import Multigrid
 
 #: Up to this many states a sparse factorisation is quick on any pattern.
 DIRECT_LIMIT = 200
@@ -44,7 +44,7 @@ class Resolvent:
     Args:
         matrix: G, `[S, S]`, dense or scipy sparse.
         order: `[S]`, keys by which a large system is swept, least first: where the chain ends before where it begins.
-        levels: Groups of states for a large system, from `cai.ops.aggregation.coarse_levels`; None finds them.
+        levels: Groups of states for a large system, from `cai.ops.infinite.aggregation.coarse_levels`; None finds them.
     """
 
     def __init__(

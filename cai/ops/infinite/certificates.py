@@ -27,13 +27,13 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from cai.ops.linear import EXACT, Resolvent
+from cai.ops.infinite.linear import EXACT, Resolvent
+from cai.ops.infinite.risk_steps import risk_judged
+from cai.ops.infinite.sweeps import Swept
 from cai.ops.readings import RiskSensitive
-from cai.ops.risk_steps import risk_judged
-from cai.ops.sweeps import Swept
 
 if TYPE_CHECKING:
-    from cai.ops.fixed_point import Iterate, Stationary
+    from cai.ops.infinite.fixed_point import Iterate, Stationary
 
 #: Residual of a linear solve whose answer only has to point the way, or is verified afterwards.
 ROUGH = 1e-3

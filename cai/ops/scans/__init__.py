@@ -1,0 +1,1 @@
+"""Scans over time: recursions along a finite horizon as products of matrices, taken in any grouping."""
