@@ -101,6 +101,7 @@ def sparse_reward(matrix: Any, *, dtype: torch.dtype, name: str) -> SparseTransi
     num_actions = num_rows // num_states
 
     def checked() -> Iterator[RowBlock]:
+        """Reads block after block, and refuses the first bad value."""
         first = 0
         for rows in read_rows(matrix, num_states, num_actions, name):
             name_of = _row_namer(rows, first, num_actions, f"{name}:")

@@ -48,18 +48,24 @@ def tabulate(graph: TrajectoryGraph) -> Tables:
     last_known = max(graph.evidence.states, default=-1)
 
     priors = prior.unbind(0)
+    transitions = tuple(
+        table if table.values.dtype == dtype else table.reweighted(table.values.to(like)) for table in transitions
+    )
+    reward_tables = tuple(
+        (idle if pairs is None else pairs.to(like), None if entries is None else entries.to(like))
+        for pairs, entries in rewards
+    )
 
     def step(t: int) -> StepTables:
-        table = transitions[t if len(transitions) > 1 else 0]
-        on_pairs, on_entries = rewards[t if len(rewards) > 1 else 0]
+        on_pairs, on_entries = reward_tables[t if len(reward_tables) > 1 else 0]
         allowed = priors[t if len(priors) > 1 else 0]
         if t in graph.evidence.actions:
             known = torch.arange(num_actions, device=like.device) == graph.evidence.actions[t]
             allowed = torch.where(terminal[:, None] | known, allowed, 0.0)
         return StepTables(
-            transitions=table if table.values.dtype == dtype else table.reweighted(table.values.to(like)),
-            rewards=idle if on_pairs is None else on_pairs.to(like),
-            entry_rewards=None if on_entries is None else on_entries.to(like),
+            transitions=transitions[t if len(transitions) > 1 else 0],
+            rewards=on_pairs,
+            entry_rewards=on_entries,
             prior=allowed,
             terminal=terminal,
             discount=graph.discount,

@@ -121,7 +121,7 @@ class AbstractTabularMethod(AbstractMethod):
             return TabularState(problem, start, schedule.sweep(problem), schedule)
         stationary = self._existing(problem)
         with torch.no_grad():
-            return TabularState(stationary, Iterate(_iterated(stationary).start()))
+            return TabularState(stationary, Iterate(stationary.detached.start()))
 
     def _existing(self, problem: Stationary) -> Stationary | Recurrent:
         """The problem of an infinite horizon that these tables pose: values, or a gain where nothing ends."""
@@ -148,7 +148,7 @@ class AbstractTabularMethod(AbstractMethod):
                 return replace(state, iterate=replace(state.iterate, num_steps=state.sweep.num_steps))
             with torch.no_grad():
                 solver = self.solver_for(problem.tables)
-                return replace(state, iterate=solver.advance(_iterated(problem), state.iterate, self.target))
+                return replace(state, iterate=solver.advance(problem.detached, state.iterate, self.target))
 
     def is_done(self, state: TabularState) -> bool:
         """Says whether the tolerance, the floor of rounding or the limit of steps is reached."""
@@ -200,7 +200,7 @@ class AbstractTabularMethod(AbstractMethod):
     def _stopped_early(self, problem: Stationary | Recurrent, iterate: Iterate) -> Iterate:
         """Gives what there is, with one sweep that certifies it; warns, or refuses what was on its way to nowhere."""
         with torch.no_grad():
-            swept = _iterated(problem).sweep(iterate, tolerance=self.target)
+            swept = problem.detached.sweep(iterate, tolerance=self.target)
             iterate = replace(swept, num_steps=iterate.num_steps, done=False)
         if problem.seems_endless(iterate):
             raise IncompatibleMethod(problem.refusal())
@@ -221,11 +221,6 @@ class AbstractTabularMethod(AbstractMethod):
                 f"{sorted(problem.tables.state_masks)} certain; SumProduct conditions on it"
             )
         raise IncompatibleMethod("the evidence has probability zero: no trajectory of this graph agrees with it")
-
-
-def _iterated(problem: Stationary | Recurrent) -> Stationary | Recurrent:
-    """The problem as iterations see it."""
-    return problem.detached if isinstance(problem, Stationary) else problem
 
 
 def need_tables(graph: TrajectoryGraph, name: str) -> None:

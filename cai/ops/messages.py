@@ -78,6 +78,20 @@ def evaluation_backup(reading: Reading, policy: Tensor, costs: Tensor) -> Backup
     return backup
 
 
+def backup_of(reading: Reading, policy: Tensor | None, costs: Tensor | None) -> Backup:
+    """The backup of a given policy, or the optimal one where none is given.
+
+    Args:
+        reading: How the dynamics is read.
+        policy: `[1 or T, S, A]`, probabilities, or None.
+        costs: `[1 or T, S]`, reward units: what that policy pays for leaving the prior.
+    """
+    if policy is None:
+        return optimal_backup(reading)
+    assert costs is not None
+    return evaluation_backup(reading, policy, costs)
+
+
 def backward_messages(tables: Tables, backup: Backup) -> Messages:
     """Computes Q_t and V_t for all t by one backward pass.
 

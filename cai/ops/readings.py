@@ -33,13 +33,13 @@ from torch import Tensor
 
 from cai.ops.logspace import NEG_INF, log_expectation, logsumexp, max_over_support, safe_log
 from cai.ops.step_kernel import Kernel, Survival, Tilt
-from cai.ops.tables import StepTables, Tables, is_hard
+from cai.ops.tables import StepTables, Tables, as_number, is_hard
 
 #: Sizes of a risk parameter, 1 / reward units: within them neither eta V nor V / eta leaves what float32 can hold.
 MIN_RISK, MAX_RISK = 1e-30, 1e30
 
 #: Above it the rounding of a plain log-sum-exp, times the temperature, would show in the tenth digit of a value.
-_HIGH_TEMPERATURE = 1e3
+HIGH_TEMPERATURE = 1e3
 
 
 class Reading(ABC):
@@ -92,7 +92,7 @@ class _SoftReading(Reading):
         if is_hard(step.temperature):
             return max_over_support(q, step.prior)
         temperature = step.temperature
-        if temperature >= _HIGH_TEMPERATURE:
+        if temperature >= HIGH_TEMPERATURE:
             return temperature * log_expectation(q / temperature, step.prior)
         if isinstance(temperature, Tensor):
             return temperature * logsumexp(q / temperature + step.log_prior)
@@ -260,7 +260,7 @@ class RiskSensitive(_TiltedDynamics):
 
     def why_no_evidence(self, temperature: float | Tensor) -> str:
         """Says that beyond 1 / alpha (0-dim) the value is no bound any more, since V rises with eta."""
-        alpha = float(temperature.detach()) if isinstance(temperature, Tensor) else temperature
+        alpha = as_number(temperature)
         if self.eta * alpha <= 1.0 + 1e-12:
             return ""
         return (

@@ -25,6 +25,11 @@ def is_hard(temperature: float | Tensor) -> bool:
     return not isinstance(temperature, Tensor) and temperature == 0.0
 
 
+def as_number(temperature: float | Tensor) -> float:
+    """Gives a temperature, 0-dim if it may learn, as a plain number of full precision, without its gradient."""
+    return float(temperature.detach()) if isinstance(temperature, Tensor) else temperature
+
+
 @dataclass(frozen=True, eq=False)
 class StepTables:
     """The tables of one time step.
@@ -128,7 +133,7 @@ class Tables:
     @property
     def temperature_value(self) -> float:
         """The temperature as a plain number, without its gradient."""
-        return float(self.temperature.detach() if isinstance(self.temperature, Tensor) else self.temperature)
+        return as_number(self.temperature)
 
     @cached_property
     def alive(self) -> Tensor:

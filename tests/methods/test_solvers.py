@@ -209,7 +209,10 @@ def test_span_stops_where_size_would_not() -> None:
     [
         (lambda: NewtonKrylov(forcing=0.0), "forcing"),
         (lambda: NewtonKrylov(forcing=1.0), "forcing"),
+        (lambda: NewtonKrylov(forcing="much"), "forcing must be a number"),
         (lambda: NewtonKrylov(num_sweeps=-1), "num_sweeps"),
+        (lambda: ModifiedPolicyIteration(num_evaluations=2.5), "whole number"),
+        (lambda: ValueIteration(max_steps=0.5), "max_steps"),
         (lambda: ModifiedPolicyIteration(num_evaluations=-1), "num_evaluations"),
         (lambda: Anderson(memory=0), "memory"),
         (lambda: PrioritisedSweeps(block_size=0), "block_size"),

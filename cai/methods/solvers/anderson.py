@@ -36,8 +36,8 @@ class Anderson(AbstractSolver):
     memory: int = 5
 
     def __post_init__(self) -> None:
-        if self.memory < 1:
-            raise ValueError(f"Anderson: memory must be at least 1, got {self.memory}")
+        super().__post_init__()
+        self.need_whole("memory", least=1)
 
     def advance(self, problem: Stationary, iterate: Iterate, tolerance: float) -> Iterate:
         """Does some sweeps."""

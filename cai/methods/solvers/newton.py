@@ -53,10 +53,10 @@ class NewtonKrylov(AbstractSolver):
     num_sweeps: int = 5
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.forcing < 1.0:
-            raise ValueError(f"NewtonKrylov: forcing must lie within (0, 1), got {self.forcing}")
-        if self.num_sweeps < 0:
-            raise ValueError(f"NewtonKrylov: num_sweeps must not be negative, got {self.num_sweeps}")
+        super().__post_init__()
+        self.need_whole("num_sweeps", least=0)
+        if not isinstance(self.forcing, int | float) or not 0.0 < self.forcing < 1.0:
+            raise ValueError(f"NewtonKrylov: forcing must be a number within (0, 1), got {self.forcing!r}")
 
     def advance(self, problem: Stationary, iterate: Iterate, tolerance: float) -> Iterate:
         """Does one Newton step and the sweeps after it."""
@@ -86,8 +86,8 @@ class ModifiedPolicyIteration(AbstractSolver):
     num_evaluations: int = 50
 
     def __post_init__(self) -> None:
-        if self.num_evaluations < 0:
-            raise ValueError(f"ModifiedPolicyIteration: num_evaluations must not be negative: {self.num_evaluations}")
+        super().__post_init__()
+        self.need_whole("num_evaluations", least=0)
 
     def advance(self, problem: Stationary, iterate: Iterate, tolerance: float) -> Iterate:
         """Does some steps."""

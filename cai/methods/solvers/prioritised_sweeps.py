@@ -29,8 +29,8 @@ class PrioritisedSweeps(AbstractSolver):
     block_size: int = 1024
 
     def __post_init__(self) -> None:
-        if self.block_size < 1:
-            raise ValueError(f"PrioritisedSweeps: block_size must be at least 1, got {self.block_size}")
+        super().__post_init__()
+        self.need_whole("block_size", least=1)
 
     def advance(self, problem: Stationary, iterate: Iterate, tolerance: float) -> Iterate:
         """Goes through the blocks some times."""

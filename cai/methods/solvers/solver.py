@@ -37,6 +37,15 @@ class AbstractSolver(ABC):
             tolerance: Certified error of V to reach, relative to max(1, max|V|).
         """
 
+    def __post_init__(self) -> None:
+        self.need_whole("max_steps", least=0)
+
+    def need_whole(self, name: str, *, least: int) -> None:
+        """Raises ValueError unless a hyper-parameter is a whole number of at least so much."""
+        value = getattr(self, name)
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{type(self).__name__}: {name} must be a whole number of at least {least}, got {value!r}")
+
     def repeated(self, step: Callable[[Iterate], Iterate], iterate: Iterate) -> Iterate:
         """Takes cheap steps until done, for a second at most."""
         stop = time.perf_counter() + _PIECE_SECONDS

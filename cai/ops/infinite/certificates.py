@@ -27,16 +27,13 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from cai.ops.infinite.linear import EXACT, Resolvent
+from cai.ops.infinite.linear import EXACT, ROUGH, Resolvent
 from cai.ops.infinite.risk_steps import risk_judged
 from cai.ops.infinite.sweeps import Swept
-from cai.ops.readings import RiskSensitive
+from cai.ops.readings import HIGH_TEMPERATURE, RiskSensitive
 
 if TYPE_CHECKING:
     from cai.ops.infinite.fixed_point import Iterate, Stationary
-
-#: Residual of a linear solve whose answer only has to point the way, or is verified afterwards.
-ROUGH = 1e-3
 
 
 def judged(
@@ -83,8 +80,8 @@ def _centred(problem: Stationary, iterate: Iterate, swept: Swept, rounding: floa
 
 def rounding(problem: Stationary, largest: float) -> float:
     """Bounds the rounding of one backup whose values are at most this large, reward units."""
-    # A log-sum-exp rounds by some eps of the temperature; above 1e3 another arithmetic takes over.
-    temperature = min(problem.tables.temperature_value, 1e3)
+    # A log-sum-exp rounds by some eps of the temperature; above this one another arithmetic takes over.
+    temperature = min(problem.tables.temperature_value, HIGH_TEMPERATURE)
     return 16 * torch.finfo(problem.tables.terminal_values.dtype).eps * (problem.largest_reward + largest + temperature)
 
 

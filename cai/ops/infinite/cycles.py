@@ -20,8 +20,7 @@ import scipy.sparse
 import torch
 
 from cai.ops.infinite.chain_structure import Matrix, closed_classes, greatest_of_each
-from cai.ops.infinite.fixed_point import LONGEST_TIME
-from cai.ops.infinite.linear import EXACT, Resolvent
+from cai.ops.infinite.linear import EXACT, LONGEST_TIME, Resolvent
 
 #: A weight up to this cannot be told from no edge at all.
 NO_EDGE = 1.0 / LONGEST_TIME

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from cai.errors import IncompatibleMethod
 from cai.ops.infinite.aggregation import coarse_levels
-from cai.ops.infinite.certificates import ROUGH, judged, longest_at, longest_time, rounding
+from cai.ops.infinite.certificates import judged, longest_at, longest_time, rounding
 from cai.ops.infinite.growth import log_spectral_radius, why_endless
-from cai.ops.infinite.linear import EXACT, LARGE, Resolvent, implicit
+from cai.ops.infinite.linear import EXACT, LARGE, LONGEST_TIME, ROUGH, Resolvent, implicit
 from cai.ops.infinite.occupancy import policy_costs
 from cai.ops.infinite.priorities import PriorityQueue
 from cai.ops.infinite.risk_steps import risk_newton_step, risk_start
@@ -39,11 +39,10 @@ from cai.ops.logspace import largest_finite, safe_log
 from cai.ops.messages import (
     Backup,
     Messages,
+    backup_of,
     bellman_step,
     check_messages,
-    evaluation_backup,
     log_policy,
-    optimal_backup,
 )
 from cai.ops.readings import FixedDynamics, Reading, RiskSensitive
 from cai.ops.sparse_transitions import SparseTransitions
@@ -51,8 +50,6 @@ from cai.ops.tables import Tables
 
 #: Sweeps after which values that still move by a thousandth of the rewards are taken to move for ever.
 _MANY_STEPS = 10_000
-#: An expected time to the end beyond this cannot be told from infinity in float64.
-LONGEST_TIME = 1e13
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,10 +94,7 @@ class Stationary:
     @cached_property
     def passing(self) -> Backup:
         """How a message passes back through one step: to the best action, or by the given policy."""
-        if self.policy is None:
-            return optimal_backup(self.reading)
-        assert self.costs is not None
-        return evaluation_backup(self.reading, self.policy, self.costs)
+        return backup_of(self.reading, self.policy, self.costs)
 
     @property
     def contracts(self) -> bool:
@@ -110,9 +104,17 @@ class Stationary:
     @cached_property
     def detached(self) -> Stationary:
         """The same problem on numbers that record no gradients, for iterations: their products may be kept."""
+        if not self._learns:
+            return self
         policy = None if self.policy is None else self.policy.detach()
         costs = None if self.costs is None else self.costs.detach()
         return Stationary(self.tables.detached(), self.reading, policy, costs)
+
+    @property
+    def _learns(self) -> bool:
+        """Whether anything records gradients."""
+        given = (part for part in (self.policy, self.costs) if part is not None)
+        return self.tables.learns or any(part.requires_grad for part in given)
 
     def backup(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """Applies B: V `[S]` to Q `[S, A]` and B V `[S]`."""
@@ -168,6 +170,8 @@ class Stationary:
     @cached_property
     def levels(self) -> tuple[np.ndarray, ...] | None:
         """Groups of states for the linear solves of a large sparse world; None for others."""
+        if self.detached is not self:
+            return self.detached.levels
         tables = self.tables
         transitions = tables.step(0).transitions
         if tables.num_states < LARGE or not isinstance(transitions, SparseTransitions):
@@ -296,9 +300,7 @@ class Stationary:
             return bool(self.why_endless)
         if self.reading.absorbs:
             return log_spectral_radius(self.tables) + math.log(max(self.tables.discount, 1e-300)) >= 0.0
-        return iterate.num_steps >= _MANY_STEPS and iterate.residual > 1e-3 * largest_finite(
-            self.tables.expected_rewards
-        )
+        return iterate.num_steps >= _MANY_STEPS and iterate.residual > 1e-3 * self.largest_reward
 
     @cached_property
     def why_endless(self) -> str:

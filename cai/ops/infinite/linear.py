@@ -32,8 +32,10 @@ KRYLOV_STEPS = 100
 LARGE = 5_000
 #: Up to this many states elimination is the way out where multigrid fails.
 ELIMINABLE = 200_000
-#: Relative residual of a solve that is to be exact.
-EXACT = 1e-13
+#: Relative residual of a solve that is to be exact, and of one that only points the way, or is verified afterwards.
+EXACT, ROUGH = 1e-13, 1e-3
+#: An expected time to the end beyond this cannot be told from infinity in float64.
+LONGEST_TIME = 1e13
 #: One that is reported, when rounding or a hard problem stops an exact solve there.
 _POOR = 1e-7
 

@@ -48,12 +48,12 @@ from torch import Tensor
 from cai.errors import IncompatibleMethod
 from cai.ops.infinite.chain_structure import Matrix, closed_classes
 from cai.ops.infinite.cycles import Cycles, LongRun, cycles_of, mixed_rows, stochastic
-from cai.ops.infinite.fixed_point import LONGEST_TIME, Iterate, Stationary
-from cai.ops.infinite.linear import implicit
+from cai.ops.infinite.fixed_point import Iterate, Stationary
+from cai.ops.infinite.linear import LONGEST_TIME, implicit
 from cai.ops.infinite.occupancy import policy_costs
 from cai.ops.logspace import largest_finite
 from cai.ops.messages import Messages, check_messages
-from cai.ops.readings import FixedDynamics, Reading
+from cai.ops.readings import HIGH_TEMPERATURE, FixedDynamics, Reading
 from cai.ops.tables import Tables
 
 #: Sweeps between two looks at the chain, which is dear beside a sweep.
@@ -87,6 +87,11 @@ class Recurrent:
     def reading(self) -> Reading:
         """How its dynamics is read."""
         return self.given.reading
+
+    @cached_property
+    def detached(self) -> Recurrent:
+        """The same problem on numbers that record no gradients, for iterations."""
+        return self if self.given.detached is self.given else Recurrent(self.given.detached)
 
     @property
     def policy(self) -> Tensor | None:
@@ -179,8 +184,7 @@ class Recurrent:
         """Says whether an iteration that stopped early was on its way to a gain that depends on the state."""
         if self.policy is not None or (self.classes == 0).all():
             return False  # it exists
-        greatest = largest_finite(self.tables.expected_rewards)
-        return iterate.num_steps >= _MANY_STEPS and iterate.residual > 1e-3 * greatest
+        return iterate.num_steps >= _MANY_STEPS and iterate.residual > 1e-3 * self.given.largest_reward
 
     def refusal(self) -> str:
         """Says why there is no answer."""
@@ -294,17 +298,13 @@ class Recurrent:
         span = float(np.ptp(excess)) + rounding
         if self.policy is not None:
             return longest * span
-        grown = math.expm1(min(span / self._temperature, 700.0)) * longest
-        return math.inf if grown >= 1.0 else rounding - self._temperature * math.log1p(-grown)
+        grown = math.expm1(min(span / self.tables.temperature_value, 700.0)) * longest
+        return math.inf if grown >= 1.0 else rounding - self.tables.temperature_value * math.log1p(-grown)
 
     def _rounding(self, q: Tensor) -> float:
         """Bounds the rounding of a backup, reward units: some eps of its numbers, and of alpha times logarithms."""
-        return 16 * torch.finfo(q.dtype).eps * (largest_finite(q) + min(self._temperature, 1e3))
-
-    @property
-    def _temperature(self) -> float:
-        temperature = self.tables.temperature
-        return float(temperature.detach() if isinstance(temperature, Tensor) else temperature)
+        nats = min(self.tables.temperature_value, HIGH_TEMPERATURE)
+        return 16 * torch.finfo(q.dtype).eps * (largest_finite(q) + nats)
 
     def _has_stalled(self, iterate: Iterate, excess: np.ndarray, q: Tensor) -> bool:
         """Whether the residual falls no more, at the floor of rounding, which the solves of long cycles raise."""

@@ -29,9 +29,10 @@ from torch import Tensor
 
 from cai.errors import IncompatibleMethod, NotConverged
 from cai.ops.infinite.enclosure import enclosed_error
-from cai.ops.infinite.linear import EXACT, Resolvent
+from cai.ops.infinite.linear import EXACT, LONGEST_TIME, ROUGH, Resolvent
 from cai.ops.infinite.sweeps import Swept, change
 from cai.ops.messages import check_messages
+from cai.ops.readings import HIGH_TEMPERATURE
 
 if TYPE_CHECKING:
     from cai.ops.infinite.fixed_point import Iterate, Stationary
@@ -40,12 +41,6 @@ if TYPE_CHECKING:
 _HALVINGS, _SWEEPS = 9, 32
 #: Newton steps of a start, which need not be exact, and a step after which there is no use in another.
 _MOST_CLIMBS, _FARTHEST = 30, 1e12
-#: An expected time to the end beyond this cannot be told from infinity in float64.
-_LONGEST_TIME = 1e13
-#: Residual of the solve for the expected time, relative: the enclosure verifies what comes of it.
-_ROUGH = 1e-3
-#: Above it a log-sum-exp over actions is computed next to one, and its rounding no longer grows with the temperature.
-_HIGH_TEMPERATURE = 1e3
 
 
 def risk_start(problem: Stationary, fixed: Stationary) -> Tensor:
@@ -70,11 +65,11 @@ def _best(fixed: Stationary, below: Tensor) -> Tensor:
     v = below
     for _ in range(_MOST_CLIMBS):
         q, once_more = fixed.backup(v)
-        step = _solved(fixed.resolvent(fixed.chain(q, once_more, v), v), once_more - v, rtol=_ROUGH)
+        step = _solved(fixed.resolvent(fixed.chain(q, once_more, v), v), once_more - v, rtol=ROUGH)
         if not float(step.abs().max()) < _FARTHEST:
             return below
         v = v + step
-        if float(step.max()) <= _ROUGH * max(1.0, float(v.abs().max())):
+        if float(step.max()) <= ROUGH * max(1.0, float(v.abs().max())):
             break
     return v
 
@@ -98,7 +93,7 @@ def risk_newton_step(problem: Stationary, iterate: Iterate, *, tolerance: float,
     finished = risk_judged(problem, iterate, swept, tolerance, resolvent)
     if finished.done:
         return finished
-    if finished.longest < _LONGEST_TIME:
+    if finished.longest < LONGEST_TIME:
         falling = min(1.0, swept.residual / iterate.residual) if iterate.residual > 0.0 else 1.0
         direction = _solved(resolvent, v - iterate.v, rtol=max(forcing * falling, EXACT))
         moved = _moved(problem, iterate.v, direction, swept.residual)
@@ -148,7 +143,7 @@ def _certificate(
 ) -> tuple[float, float]:
     """The error of a backup, reward units, and the expected time to the end, steps; exact where that decides."""
     terms = _largest_terms(problem)
-    for rtol in (_ROUGH, EXACT):
+    for rtol in (ROUGH, EXACT):
         time = _solved(resolvent, torch.ones_like(before), rtol=rtol)
         ends = bool((time > 0.0).all() and torch.isfinite(time).all())
         longest = max(1.0, float(time.max())) if ends else math.inf
@@ -189,6 +184,6 @@ def _largest_terms(problem: Stationary) -> float:
     """What a backup adds to a value at most, reward units: rewards, and the nats of a log-sum-exp over actions."""
     step = problem.tables.step(0)
     bounds = [part.detach().aminmax() for part in (step.rewards, step.entry_rewards) if part is not None]
-    temperature = float(torch.as_tensor(step.temperature).detach())
-    nats = temperature if temperature < _HIGH_TEMPERATURE else 0.0
+    temperature = problem.tables.temperature_value
+    nats = temperature if temperature < HIGH_TEMPERATURE else 0.0  # above, log-sum-exps are computed next to one
     return nats + sum(max(-float(low), float(high)) for low, high in bounds)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cai.errors import NonFinite
-from cai.ops.messages import Backup, bellman_step, check_messages, evaluation_backup, optimal_backup
+from cai.ops.messages import Backup, backup_of, bellman_step, check_messages
 from cai.ops.readings import FixedDynamics, Reading
 from cai.ops.sparse_transitions import SparseTransitions
 from cai.ops.tables import StepTables, Tables
@@ -62,23 +62,17 @@ def sweep_of(tables: Tables, reading: Reading, policy: Tensor | None, costs: Ten
         costs: `[1, S]`, what that policy pays for leaving the prior, reward units.
     """
     step = tables.step(0)
-    learned = (step.transitions.values, step.rewards, step.entry_rewards, step.prior, policy, step.temperature)
     blocked = (
         isinstance(reading, FixedDynamics)
         and isinstance(step.transitions, SparseTransitions)
         and step.transitions.values.dim() == 1
         and step.transitions.values.device.type == "cpu"
         and tables.num_entries >= SMALL // 4
-        and not any(isinstance(part, Tensor) and part.requires_grad for part in learned)
+        and not (tables.learns or (policy is not None and policy.requires_grad))
     )
     if blocked:
         return _BlockedSweep(tables, reading, policy, costs)
-    if policy is None:
-        backup = optimal_backup(reading)
-    else:
-        assert costs is not None
-        backup = evaluation_backup(reading, policy, costs)
-    return _WholeSweep(tables, backup)
+    return _WholeSweep(tables, backup_of(reading, policy, costs))
 
 
 class _WholeSweep:
@@ -102,17 +96,14 @@ class _BlockedSweep:
         self._blocks = []
         for first in range(0, tables.num_states, size):
             rows = slice(first, min(first + size, tables.num_states))
-            if policy is None:
-                backup = optimal_backup(reading)
-            else:
-                assert costs is not None
-                backup = evaluation_backup(reading, policy[:, rows], costs[:, rows])
-            self._blocks.append((rows, block_of(step, rows), backup))
+            given = (None if part is None else part[:, rows] for part in (policy, costs))
+            self._blocks.append((rows, block_of(step, rows), backup_of(reading, *given)))
 
     def __call__(self, v: Tensor) -> Swept:
         after = torch.empty_like(v)
 
         def run(block: tuple[slice, StepTables, Backup]) -> tuple[float, float, float]:
+            """Sweeps a block, `[n]` of the states."""
             rows, step, backup = block
             _, now = backup(step, 0, v)
             if step.ends:
@@ -153,5 +144,5 @@ def change(after: Tensor, before: Tensor) -> tuple[float, float, float]:
     known = torch.isfinite(after) & torch.isfinite(before)
     if not known.any():
         return 0.0, 0.0, 0.0
-    change = (after - before)[known]
-    return float(change.min()), float(change.max()), float(after[known].abs().max())
+    moved = (after - before)[known]
+    return float(moved.min()), float(moved.max()), float(after[known].abs().max())

@@ -62,6 +62,9 @@ def _batched(
     product: Callable[[Tensor, Tensor], Tensor], learned: type[torch.autograd.Function], left: Tensor, right: Tensor
 ) -> Tensor:
     """Applies a product of `[N, n, k]` and `[N, k, m]` to tables with any batch dimensions."""
+    if left.dim() < 2 or right.dim() < 2 or left.shape[-1] != right.shape[-2]:
+        shapes = f"{list(left.shape)} and {list(right.shape)}"
+        raise ValueError(f"a matrix product takes [..., n, k] and [..., k, m], got {shapes}")
     learns = torch.is_grad_enabled() and (left.requires_grad or right.requires_grad)
     multiply = learned.apply if learns else product
     if left.dim() == right.dim() == 2:

@@ -151,8 +151,7 @@ class PosteriorMatrices(StepMatrices):
     @property
     def rounding(self) -> float:
         """The temperature: rounding of sums of exponentials is in nats."""
-        temperature = self.tables.temperature
-        return float(temperature.detach()) if isinstance(temperature, Tensor) else temperature
+        return self.tables.temperature_value
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from cai.errors import IncompatibleMethod
 from cai.ops.infinite.fixed_point import Stationary
@@ -129,8 +128,7 @@ def need_scan(problem: Stationary, name: str, *, max_memory: float | None = None
 def _is_too_hot(problem: Stationary) -> bool:
     """Whether rewards are so small a part of the temperature that sums of exponentials lose their digits."""
     tables = problem.tables
-    temperature = tables.temperature
-    temperature = float(temperature.detach()) if isinstance(temperature, Tensor) else temperature
+    temperature = tables.temperature_value
     if temperature <= _HOTTEST or not isinstance(problem.reading, PosteriorDynamics):
         return False
     parts = [tables.terminal_values, *(step.rewards for step in tables.steps)]

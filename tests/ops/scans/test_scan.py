@@ -248,6 +248,15 @@ def test_batches(product: Callable[[Tensor, Tensor], Tensor]) -> None:
         torch.testing.assert_close(got[i, j], product(left[i, 0], right[j]))
 
 
+@pytest.mark.parametrize("product", [log_matmul, max_plus_matmul])
+@pytest.mark.parametrize("right", [(2, 3), (3,)])
+def test_shapes_that_do_not_meet_are_refused(
+    product: Callable[[Tensor, Tensor], Tensor], right: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValueError, match=r"takes \[\.\.\., n, k\]"):
+        product(torch.zeros(2, 3), torch.zeros(right))
+
+
 def test_entries_are_computed_term_by_term_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     left, right = (normal(8, 8, scale=2000.0, seed=seed) for seed in (0, 1))
     expected = log_matmul(left, right)
