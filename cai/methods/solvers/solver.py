@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -43,7 +44,7 @@ class AbstractSolver(ABC):
     def need_whole(self, name: str, *, least: int) -> None:
         """Raises ValueError unless a hyper-parameter is a whole number of at least so much."""
         value = getattr(self, name)
-        if not isinstance(value, int) or value < least:
+        if not isinstance(value, numbers.Integral) or value < least:
             raise ValueError(f"{type(self).__name__}: {name} must be a whole number of at least {least}, got {value!r}")
 
     def repeated(self, step: Callable[[Iterate], Iterate], iterate: Iterate) -> Iterate:
