@@ -10,7 +10,7 @@ Build a graph, ask it by a method, read the posterior:
 import importlib
 from typing import Any
 
-from cai import factors, methods, ops
+from cai import factors, methods, ops, plan
 from cai.data import GridSpace, Trajectories
 from cai.errors import (
     CorruptFile,
@@ -96,5 +96,6 @@ __all__ = [
     "methods",
     "models",
     "ops",
+    "plan",
     "rollout",
 ]

@@ -5,18 +5,30 @@ tensor, `action_prior(state)` a distribution. What a factor can do beyond that i
 `cai.factors.protocols`.
 """
 
+from cai.factors.differentiable import DifferentiableDynamics, FunctionReward
+from cai.factors.distributions import DegenerateNormal
 from cai.factors.dynamics import TabularDynamics
 from cai.factors.environment import Environment
+from cai.factors.gaussian import Gaussian, LinearGaussianPolicy
 from cai.factors.initial import Categorical, Delta
+from cai.factors.linear_gaussian import LinearGaussianDynamics
 from cai.factors.policy import FlatPrior, TabularPolicy, UniformPolicy
+from cai.factors.quadratic_reward import QuadraticReward
 from cai.factors.reward import LinearReward, TabularReward
 
 __all__ = [
     "Categorical",
+    "DegenerateNormal",
     "Delta",
+    "DifferentiableDynamics",
     "Environment",
     "FlatPrior",
+    "FunctionReward",
+    "Gaussian",
+    "LinearGaussianDynamics",
+    "LinearGaussianPolicy",
     "LinearReward",
+    "QuadraticReward",
     "TabularDynamics",
     "TabularPolicy",
     "TabularReward",

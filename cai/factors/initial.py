@@ -17,6 +17,7 @@ from cai.factors.checks import (
     state_index,
     weights_to_categorical,
 )
+from cai.factors.linear_parts import GaussianMoments
 
 
 @serializable
@@ -85,7 +86,7 @@ class Delta:
     """The first state is known.
 
     Args:
-        value: A state: an integer where states are discrete, a vector `[n]` otherwise.
+        value: A state: an integer where states are discrete, a vector `[*batch, n]` otherwise.
     """
 
     def __init__(self, value: Any) -> None:
@@ -102,11 +103,25 @@ class Delta:
         index = state_index(self.value, num_states, "initial: Delta state")
         return torch.nn.functional.one_hot(index, num_states).to(torch.float64)
 
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The batch of a vector; of an integer none."""
+        return self.value.shape[:-1]
+
+    def initial_moments(self, state_size: int) -> GaussianMoments:
+        """Gives the vector, in its own floating dtype or float64, without a covariance; see `GaussianInitial`."""
+        if not self.value.dim() or self.value.shape[-1] != state_size:
+            raise ValueError(
+                f"initial: Delta of shape {list(self.value.shape)} is not a state of {state_size} coordinates, "
+                f"[*batch, {state_size}]"
+            )
+        return GaussianMoments(self.value if self.value.is_floating_point() else self.value.to(torch.float64), None)
+
     def __call__(self) -> torch.distributions.Distribution:
         """Gives the distribution of s_0: a point mass."""
         from pyro.distributions import Delta as PointMass
 
-        return PointMass(self.value, event_dim=self.value.dim())
+        return PointMass(self.value, event_dim=min(self.value.dim(), 1))
 
     def pack(self) -> dict[str, Any]:
         """Gives what a file needs."""

@@ -19,8 +19,16 @@ from torch import Tensor
 
 from cai.data.serialization import serializable
 from cai.factors.checks import state_index
-from cai.factors.protocols import Stepped, TabulatedDynamics, TabulatedInitial, TabulatedPrior, TabulatedReward
+from cai.factors.protocols import (
+    DifferentiableFactor,
+    Stepped,
+    TabulatedDynamics,
+    TabulatedInitial,
+    TabulatedPrior,
+    TabulatedReward,
+)
 from cai.graph.tabulate import initial_table
+from cai.graph.vectors import check_vectors, fits_vectors, vector_space
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,16 +59,19 @@ class TrajectoryGraph:
     """A trajectory with optimality variables, as factors tied to the plate of time.
 
     Attributes:
-        initial: p(s_0): `cai.factors.Categorical`, `Delta`, or any callable that returns a distribution.
-        dynamics: p(s'|s, a): `cai.factors.TabularDynamics`, an `Environment`, or any callable; None while it is
-            unknown.
-        reward: r(s, a) or r(s, a, s'), reward units: `TabularReward`, `LinearReward`, or any callable.
+        initial: p(s_0): `cai.factors.Categorical`, `Gaussian`, `Delta`, or any callable that returns a distribution.
+        dynamics: p(s'|s, a): `cai.factors.TabularDynamics`, `LinearGaussianDynamics`, `DifferentiableDynamics`, an
+            `Environment`, or any callable; None while it is unknown.
+        reward: r(s, a) or r(s, a, s'), reward units: `TabularReward`, `LinearReward`, `QuadraticReward`,
+            `FunctionReward`, or any callable.
         horizon: Number of actions T, or None for an infinite horizon.
         discount: gamma in [0, 1]: a chance 1 - gamma a step that everything ends with value zero.
         temperature: alpha >= 0, reward units; 0 is hard optimality. A 0-dim tensor may carry a gradient.
-        action_prior: mu(a|s); None is the uniform distribution on a finite action space. `FlatPrior()` is the plain
-            entropy bonus, `TabularPolicy(probs)` any other prior.
-        terminal_reward: `TabularReward` of `[S]`: the value at a terminal state, and of any state at the horizon.
+        action_prior: mu(a|s); None is the uniform distribution on a finite or bounded action space, the flat measure
+            on an unbounded one. `FlatPrior()` is the plain entropy bonus, `TabularPolicy(probs)`, `Gaussian` and
+            `LinearGaussianPolicy` are other priors.
+        terminal_reward: A reward of the state alone, `TabularReward` of `[S]` or `QuadraticReward(Q)`: the value at a
+            terminal state, and of any state at the horizon.
         state_space: A gymnasium space, inferred where the factors tell.
         action_space: A gymnasium space, inferred where the factors tell.
         evidence: Known states and actions; made by `condition`.
@@ -90,11 +101,15 @@ class TrajectoryGraph:
                 object.__setattr__(self, slot, getattr(self.dynamics.env, protocol))
         if self.terminal_reward is not None and not callable(self.terminal_reward):
             raise ValueError(
-                "terminal_reward: expected a factor such as cai.factors.TabularReward([S]), got "
+                "terminal_reward: expected a factor such as cai.factors.TabularReward([S]) or QuadraticReward(Q), got "
                 f"{type(self.terminal_reward).__name__}"
             )
         if isinstance(self.dynamics, TabulatedDynamics):
             self._check_tables(self.dynamics)
+        elif isinstance(self.dynamics, DifferentiableFactor):
+            for slot in ("state_space", "action_space"):
+                object.__setattr__(self, slot, vector_space(self, slot))
+            check_vectors(self)
         self._check_steps()
 
     def _check_tables(self, dynamics: TabulatedDynamics) -> None:
@@ -143,6 +158,8 @@ class TrajectoryGraph:
         if isinstance(dynamics, TabulatedDynamics):
             sizes = (getattr(self.state_space, "n", None), getattr(self.action_space, "n", None))
             return sizes != (dynamics.num_states, dynamics.num_actions)
+        if isinstance(dynamics, DifferentiableFactor):
+            return not fits_vectors(dynamics, self)
         return isinstance(dynamics, Stepped)
 
     def condition(

@@ -16,6 +16,7 @@ from typing import Any
 
 from cai.data.serialization import serializable
 from cai.errors import IncompatibleMethod
+from cai.graph.quadratics import is_linear_gaussian
 from cai.graph.trajectory_graph import TrajectoryGraph
 from cai.methods.schedules import TimeSchedule
 from cai.methods.semiring_method import AbstractSemiringMethod
@@ -59,6 +60,11 @@ class MaxProduct(AbstractSemiringMethod):
 
     def accepts(self, graph: Any) -> None:
         """Raises `IncompatibleMethod` unless it is a factor graph, or has tables, a horizon and no discount."""
+        if is_linear_gaussian(graph):
+            raise IncompatibleMethod(
+                "MaxProduct answers tables and discrete factor graphs; of a linear-Gaussian graph the most probable "
+                "trajectory is the mean: SumProduct's most_probable_trajectory"
+            )
         super().accepts(graph)
         if not isinstance(graph, TrajectoryGraph):
             return

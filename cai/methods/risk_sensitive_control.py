@@ -40,14 +40,14 @@ from typing import Any
 from cai.data.serialization import serializable
 from cai.errors import IncompatibleMethod
 from cai.methods.solvers import AbstractSolver, Anderson, Newton, NewtonKrylov, ValueIteration, newton_for
-from cai.methods.tabular_method import AbstractTabularMethod
+from cai.methods.exact_method import AbstractExactMethod
 from cai.ops.readings import FixedDynamics, Reading, RiskSensitive
 from cai.ops.tables import Tables
 
 
 @serializable
 @dataclass(frozen=True)
-class RiskSensitiveControl(AbstractTabularMethod):
+class RiskSensitiveControl(AbstractExactMethod):
     """Soft-optimal control that is averse to chance, indifferent to it, or fond of it, exactly.
 
     Needs tables of the dynamics; temperature 0 is the entropic risk of hard control. For `eta=0`, the best policy on

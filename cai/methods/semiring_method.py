@@ -15,8 +15,8 @@ from cai.inference.junction_tree import JunctionTreePosterior, fitting_tree
 from cai.inference.method import Progress
 from cai.inference.posterior import Posterior
 from cai.inference.stats import Stats
+from cai.methods.exact_method import AbstractExactMethod
 from cai.methods.schedules import check_time_schedule
-from cai.methods.tabular_method import AbstractTabularMethod
 from cai.ops.logspace import largest_finite
 from cai.ops.semirings import Semiring
 from cai.ops.tree_messages import Collected, CollectPass
@@ -35,7 +35,7 @@ class EliminationState:
     work: CollectPass
 
 
-class AbstractSemiringMethod(AbstractTabularMethod):
+class AbstractSemiringMethod(AbstractExactMethod):
     """A method that means the same on a trajectory and on any discrete factor graph."""
 
     max_memory: float | None

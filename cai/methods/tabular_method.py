@@ -228,7 +228,10 @@ def need_tables(graph: TrajectoryGraph, name: str) -> None:
     need_more_than_steps(graph, f"{name} needs tables of the dynamics")
     if not isinstance(graph.dynamics, TabulatedDynamics):
         found = "none" if graph.dynamics is None else type(graph.dynamics).__name__
-        raise IncompatibleMethod(f"{name} needs tables of the dynamics (cai.factors.TabularDynamics), got {found}")
+        raise IncompatibleMethod(
+            f"{name} needs tables of the dynamics (cai.factors.TabularDynamics), got {found}; linear-Gaussian graphs are "
+            "answered by SoftValueIteration, SumProduct and RiskSensitiveControl"
+        )
 
 
 def need_more_than_steps(graph: TrajectoryGraph, needed: str) -> None:

@@ -1,4 +1,4 @@
-"""Running policies: in tables, all episodes at once, and in gymnasium environments."""
+"""Running policies: in tables and callables, all episodes at once, and in gymnasium environments."""
 
 from cai.simulate.episodes import rollout
 

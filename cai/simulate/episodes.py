@@ -20,6 +20,7 @@ from cai.graph.trajectory_graph import TrajectoryGraph
 from cai.ops.readings import Kernel
 from cai.ops.sampling import sample_index
 from cai.ops.threads import threads_for
+from cai.simulate.callables import CallableSampler, with_state_space
 from cai.simulate.chains import LONGEST_EPISODE, ChainSampler
 from cai.simulate.seeding import seeded
 
@@ -34,13 +35,15 @@ def rollout(
 ) -> Trajectories:
     """Runs a policy and returns what happened.
 
-    On a tabular graph the true dynamics is sampled, all episodes at once; a posterior over trajectories with tilted
-    dynamics is sampled by `posterior.sample` instead. In an environment episodes run one after another, reset with
-    seed, seed + 1, ...
+    In tables, and in dynamics that is a callable, the true dynamics is sampled, all episodes at once; a posterior over
+    trajectories with tilted dynamics is sampled by `posterior.sample` instead. In an environment episodes run one after
+    another, reset with seed, seed + 1, ... A terminal reward is not among the rewards. Actions reach a callable as the
+    policy gives them: limits of the action space are the policy's business.
 
     Args:
         graph_or_env: A graph, an environment, or an environment's id.
-        policy: A posterior, a policy (`policy(state, t)` gives a distribution or an action), or one with `bind(graph)`.
+        policy: A posterior, a policy (`policy(state, t)` gives a distribution or an action, of states `[N, ...]` where
+            all episodes run at once), or one with `bind(graph)`.
         num_episodes: Number of episodes N.
         seed: The seed; None takes fresh entropy.
         length: The most actions an episode may take; by default the graph's horizon, or the environment's own limit.
@@ -49,13 +52,17 @@ def rollout(
         N episodes. Padding follows where one ended early.
 
     Raises:
-        ValueError: Nothing ends an episode and no length is given; or a bad number of episodes.
+        ValueError: Nothing ends an episode and no length is given; a bad number of episodes; a graph with batch
+            dimensions.
+        NonFinite: Callable dynamics, reward or policy gave NaN or infinity: at which time step.
     """
     for name, number in (("num_episodes", num_episodes), ("length", length)):
         if number is not None and (not isinstance(number, numbers.Integral) or number < 1):
             raise ValueError(f"rollout: {name} must be a whole number of at least 1, got {number}")
     if not isinstance(graph_or_env, TrajectoryGraph):
         graph_or_env = make_environment(graph_or_env, {})
+    elif not isinstance(graph_or_env.dynamics, Stepped | TabulatedDynamics):
+        graph_or_env = _with_callable_dynamics(graph_or_env)
     act = _as_callable(policy, graph_or_env)
     if isinstance(graph_or_env, gymnasium.Env):
         return _in_environment(graph_or_env, act, num_episodes, seed, length)
@@ -63,11 +70,9 @@ def rollout(
         length = graph_or_env.horizon
     if isinstance(graph_or_env.dynamics, Stepped):
         return _in_environment(graph_or_env.dynamics.env, act, num_episodes, seed, length)
-    if not isinstance(graph_or_env.dynamics, TabulatedDynamics):
-        raise ValueError(
-            f"rollout: cannot run {type(graph_or_env.dynamics).__name__}; it has neither tables nor an environment"
-        )
-    return _in_tables(graph_or_env, act, num_episodes, seed, length)
+    if isinstance(graph_or_env.dynamics, TabulatedDynamics):
+        return _in_tables(graph_or_env, act, num_episodes, seed, length)
+    return _in_callable(graph_or_env, act, num_episodes, seed, length)
 
 
 def drawn(choice: Any, generator: torch.Generator) -> Tensor:
@@ -102,6 +107,26 @@ def _in_tables(graph: TrajectoryGraph, act: Any, num: int, seed: int | None, len
             lambda t: Kernel(tables.step(t).transitions),
         )
         return sampler.sample(num, length, generator)
+
+
+def _with_callable_dynamics(graph: TrajectoryGraph) -> TrajectoryGraph:
+    if not callable(graph.dynamics):
+        raise ValueError(
+            f"rollout: cannot run {type(graph.dynamics).__name__}; it has neither tables nor an environment, and is no "
+            "callable that gives a distribution"
+        )
+    return with_state_space(graph)
+
+
+def _in_callable(graph: TrajectoryGraph, act: Any, num: int, seed: int | None, length: int | None) -> Trajectories:
+    for slot in ("dynamics", "reward"):
+        num_steps = getattr(getattr(graph, slot), "num_steps", None)
+        if length is not None and num_steps is not None and length > num_steps:
+            raise ValueError(f"rollout: length {length} is beyond the {num_steps} steps of the graph's {slot}")
+    if length is None and not callable(getattr(graph.dynamics, "terminal", None)):
+        raise ValueError("rollout: the horizon is infinite and the dynamics ends no episode; give length=")
+    with seeded(seed) as generator, torch.no_grad():
+        return CallableSampler(graph, act, lambda choice: drawn(choice, generator)).sample(num, length)
 
 
 def _actions(actions: Tensor, state: Tensor, num_actions: int) -> Tensor:

@@ -8,10 +8,8 @@ a distribution that can be drawn from, for a start, with its density masked to o
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -21,6 +19,8 @@ import torch
 from pyro.poutine.runtime import InferDict
 from torch import Tensor
 
+from cai.factors.calling import at_time, reward_of_transition
+from cai.factors.distributions import DegenerateNormal
 from cai.factors.policy import FlatPrior
 from cai.factors.protocols import Stepped
 from cai.graph.conversions.sites import aside, is_point
@@ -49,7 +49,11 @@ def callable_program(graph: TrajectoryGraph) -> Callable[[], None]:
     horizon, alpha = graph.horizon, graph.temperature
     assert horizon is not None
     factors = _Factors(
-        _initial(graph.initial), _prior(graph), graph.dynamics, _reward(graph.reward), graph.terminal_reward
+        _initial(graph.initial),
+        _prior(graph),
+        graph.dynamics,
+        reward_of_transition(graph.reward),
+        graph.terminal_reward,
     )
     with aside(), torch.no_grad():
         state_dims, action_dims = _tried(factors)
@@ -59,8 +63,8 @@ def callable_program(graph: TrajectoryGraph) -> Callable[[], None]:
         for t in pyro.markov(range(horizon)):
             if t == 0:  # before the loop it would spoil the dimensions of an enumerated guide, without an error
                 state = _draw("s0", factors.initial(), state_dims)
-            action = _draw(f"a{t}", _at(factors.prior, t)(state), action_dims)
-            following = _draw(f"s{t + 1}", _at(factors.dynamics, t)(state, action), state_dims)
+            action = _draw(f"a{t}", at_time(factors.prior, t)(state), action_dims)
+            following = _draw(f"s{t + 1}", at_time(factors.dynamics, t)(state, action), state_dims)
             pyro.factor(f"O{t}", factors.reward(t, state, action, following) / alpha)
             if t == horizon - 1 and factors.terminal_reward is not None:
                 pyro.factor(f"O{horizon}", torch.as_tensor(factors.terminal_reward(following)) / alpha)
@@ -142,9 +146,9 @@ def _tried(factors: _Factors) -> tuple[int, int]:
     """Calls every factor once, and gives the number of dimensions of one state and one action."""
     start = _need_distribution("initial", factors.initial())
     state = start.sample()
-    choice = _need_distribution("action_prior", _at(factors.prior, 0)(state))
+    choice = _need_distribution("action_prior", at_time(factors.prior, 0)(state))
     action = choice.sample()
-    following = _need_distribution("dynamics", _at(factors.dynamics, 0)(state, action)).sample()
+    following = _need_distribution("dynamics", at_time(factors.dynamics, 0)(state, action)).sample()
     if following.shape != state.shape:
         raise ValueError(
             f"to_pyro: dynamics gives states of shape {list(following.shape)}, the initial state has "
@@ -164,29 +168,21 @@ def _tried(factors: _Factors) -> tuple[int, int]:
 def _need_distribution(slot: str, value: Any) -> Distribution:
     if not isinstance(value, Distribution):
         raise ValueError(f"to_pyro: {slot} must return a distribution, got {type(value).__name__}")
+    _refuse_singular(slot, value)
     return value
 
 
-def _at(factor: Any, t: int) -> Callable[..., Any]:
-    """Fixes the time of a factor that changes with it."""
-    return factor if getattr(factor, "num_steps", None) is None else partial(factor, t=t)
-
-
-def _reward(reward: Any) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:
-    """Gives r(s, a) or r(s, a, s'), as the reward's signature asks, as a function of (t, s, a, s')."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(reward).parameters.values()
-    takes_next = sum(p.kind in kinds for p in parameters) > 2 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
-
-    def reward_of(t: int, state: Tensor, action: Tensor, following: Tensor) -> Tensor:
-        arguments = (state, action, following) if takes_next else (state, action)
-        return torch.as_tensor(_at(reward, t)(*arguments))
-
-    return reward_of
+def _refuse_singular(what: str, fn: Distribution) -> None:
+    if isinstance(fn, DegenerateNormal):
+        raise ValueError(
+            f"to_pyro: {what} has a singular covariance, which has no density in the space of states for Pyro to use; "
+            "give it variance in every direction, or none at all"
+        )
 
 
 def _draw(name: str, fn: Distribution, num_dims: int) -> Tensor:
     """Draws a state or an action of so many dimensions; dimensions beyond are a batch."""
+    _refuse_singular(name, fn)
     beyond = num_dims - len(fn.event_shape)
     site = dist.Independent(fn, beyond)  # of torch's own distributions too, which Pyro cannot draw from
     if is_point(fn):

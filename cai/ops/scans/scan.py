@@ -3,13 +3,14 @@
 A product that is associative may be taken in any grouping. With elements e_0, ..., e_{T-1} and a product *,
 
     associative_scan    e_0, e_0 * e_1, ..., e_0 * ... * e_{T-1}      (reverse: e_t * ... * e_{T-1} for each t)
-    suffix_vectors      x_t = A_t x_{t+1} for matrices A_t over a semiring, from a given x_T
+    suffix_actions      x_t = e_t . x_{t+1} for elements that act on something smaller than themselves, from a given x_T
+    suffix_vectors      the same of matrices over a semiring that act on vectors, x_t = A_t x_{t+1}
     power_vectors       x_t = A x_{t+1}, the same matrix at each step
 
 by odd-even recursion: multiply neighbours, solve the problem of half the length, and fill the other half in. The first
-takes fewer than 2 T products. The second never needs a product of matrices that reaches x_T, so that fewer than T
-products of matrices and T of a matrix and a vector are enough; the third squares: with P = A^k and a block X of k
-vectors, P [P, X] is A^2k and the next k vectors, some log2 T products in all.
+takes fewer than 2 T products. The second never needs a product of elements that reaches x_T, so that fewer than T
+products and T actions are enough; the last squares: with P = A^k and a block X of k vectors, P [P, X] is A^2k and the
+next k vectors, some log2 T products in all.
 
 Source: Blelloch (1990); Hassan, Särkkä and García-Fernández (2021) for the messages of hidden Markov models; Särkkä and
 García-Fernández (2021) for Gaussian ones.
@@ -108,15 +109,40 @@ def suffix_vectors(semiring: MatrixSemiring, matrices: Tensor, end: Tensor) -> T
     Returns:
         x_0, ..., x_{T-1}, `[T, K]`.
     """
-    length = len(matrices)
-    if length < 2:
-        return _applied(semiring, matrices, end[None])
-    if length % 2:
-        last = _applied(semiring, matrices[-1:], end[None])
-        return torch.cat([suffix_vectors(semiring, matrices[:-1], last[0]), last])
-    even, odd = matrices[::2], matrices[1::2]
-    at_even = suffix_vectors(semiring, semiring.matmul(even, odd), end)
-    at_odd = _applied(semiring, odd, torch.cat([at_even[1:], end[None]]))
+    return suffix_actions(
+        semiring.matmul, lambda some, vectors: _applied(semiring, some, vectors), matrices, end, len(matrices)
+    )
+
+
+def suffix_actions(
+    combine: Callable[[Elements, Elements], Elements],
+    act: Callable[[Elements, Tensor], Tensor],
+    elements: Elements,
+    end: Tensor,
+    num_steps: int,
+) -> Tensor:
+    """Computes x_t = e_t . x_{t+1} for all t, where (e * f) . x = e . (f . x).
+
+    Args:
+        combine: The product e * f of two stacks of elements, earlier times left.
+        act: The action e . x of a stack of elements on a stack `[T, ...]`.
+        elements: A tensor `[T, ...]` or a dataclass of such; `[1, ...]` where all elements are the same.
+        end: x_T, of the shape that each x_t has.
+        num_steps: T.
+
+    Returns:
+        x_0, ..., x_{T-1}, `[T, ...]`.
+    """
+    if num_steps < 2:
+        return act(elements, end[None]) if num_steps else end.new_zeros(0, *end.shape)
+    varies = _length(elements) > 1
+    if num_steps % 2:
+        last = act(_each(lambda x: x[-1:], elements), end[None])
+        before = _each(lambda x: x[:-1], elements) if varies else elements
+        return torch.cat([suffix_actions(combine, act, before, last[0], num_steps - 1), last])
+    even, odd = (_each(lambda x, i=i: x[i::2], elements) if varies else elements for i in (0, 1))
+    at_even = suffix_actions(combine, act, combine(even, odd), end, num_steps // 2)
+    at_odd = act(odd, torch.cat([at_even[1:], end[None]]))
     return _interleaved(at_even, at_odd)
 
 

@@ -16,7 +16,7 @@ from cai.ops.infinite.fixed_point import Stationary
 from cai.ops.logspace import largest_finite
 from cai.ops.memory import GIB, available_bytes, need_memory
 from cai.ops.messages import BackwardSweep, Messages
-from cai.ops.readings import PosteriorDynamics
+from cai.ops.readings import FixedDynamics, PosteriorDynamics
 from cai.ops.scans.step_matrices import StepMatrices, step_matrices
 from cai.ops.scans.stretches import stretches
 from cai.ops.scans.time_scan import ScanSweep, scan_bytes
@@ -81,7 +81,8 @@ def quicker_schedule(problem: Stationary) -> Sequential | AssociativeScan:
     """
     tables = problem.tables
     assert tables.horizon is not None
-    if not isinstance(tables.step(0).transitions, DenseTransitions) or _is_too_hot(problem):
+    nonlinear = isinstance(problem.reading, FixedDynamics) and problem.policy is None
+    if nonlinear or not isinstance(tables.step(0).transitions, DenseTransitions) or _is_too_hot(problem):
         return Sequential()
     form, horizon = _form(problem), tables.horizon
     pieces = stretches(tables, form.size, policy_varies=form.varies)

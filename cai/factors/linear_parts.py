@@ -1,0 +1,106 @@
+"""What exact linear-Gaussian methods read from factors: dense tensors of one dtype, step by step.
+
+Every part is `[T, *batch, ...]`, or `[1, *batch, ...]` where all steps are alike. The batch dimensions of the parts of
+one factor are equally many (ones where a part has none), so that they broadcast with the time axis before them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LinearParts:
+    """x' = A x + B u + c + w, w ~ N(0, W).
+
+    Attributes:
+        a: A, `[T or 1, *batch, n, n]`.
+        b: B, `[T or 1, *batch, n, m]`.
+        offset: c, `[T or 1, *batch, n]`.
+        covariance: W, `[T or 1, *batch, n, n]`, or None where there is no noise.
+    """
+
+    a: Tensor
+    b: Tensor
+    offset: Tensor
+    covariance: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class QuadraticParts:
+    """r = -z' M z / 2, z = [x; 1; u].
+
+    Attributes:
+        form: M, symmetric, `[T or 1, *batch, n + 1 + m, n + 1 + m]`.
+    """
+
+    form: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianPriorParts:
+    """mu(u|x) = N(K x + k, S).
+
+    Attributes:
+        gain: K, `[T or 1, *batch, m, n]`.
+        offset: k, `[T or 1, *batch, m]`.
+        covariance: S, positive definite, `[T or 1, *batch, m, m]`.
+    """
+
+    gain: Tensor
+    offset: Tensor
+    covariance: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianMoments:
+    """The first state.
+
+    Attributes:
+        mean: `[*batch, n]`.
+        covariance: `[*batch, n, n]`, positive semi-definite, or None where the state is known.
+    """
+
+    mean: Tensor
+    covariance: Tensor | None
+
+
+def with_batch_dims(part: Tensor, num_dims: int, event_dims: int) -> Tensor:
+    """Puts ones between the time axis and the batch, so that there are `num_dims` batch dimensions.
+
+    Args:
+        part: `[T or 1, *batch, *event]`.
+        num_dims: How many batch dimensions there shall be.
+        event_dims: How many dimensions an event has.
+    """
+    missing = num_dims - (part.dim() - 1 - event_dims)
+    return part.reshape(part.shape[0], *[1] * missing, *part.shape[1:])
+
+
+def part_at(part: Tensor, t: int | Tensor, event_dims: int, name: str) -> Tensor:
+    """Picks the part of a step: `[*batch, *event]`.
+
+    Args:
+        part: `[T or 1, *batch, *event]`; one that serves all steps ignores t.
+        t: Time, 0..T-1; a tensor broadcasts with the batch.
+        event_dims: How many dimensions an event has.
+        name: What to call the factor in an error.
+
+    Raises:
+        ValueError: t is outside 0..T-1.
+    """
+    num_steps = part.shape[0]
+    if not isinstance(t, Tensor):
+        if not 0 <= t < num_steps:
+            raise ValueError(f"{name}: t {t} is outside 0..{num_steps - 1}")
+        return part[int(t)]
+    batch = part.shape[1 : part.dim() - event_dims]
+    places = [torch.arange(n, device=part.device).reshape(-1, *[1] * (len(batch) - 1 - i)) for i, n in enumerate(batch)]
+    step = torch.where(t < 0, num_steps, t).to(part.device, torch.int64)  # else it would count from the end
+    try:
+        return part[(step[None], *places)][0]  # with a dimension, since vmap cannot index by a single number
+    except IndexError:
+        raise ValueError(f"{name}: t is outside 0..{num_steps - 1}") from None

@@ -1,0 +1,114 @@
+"""A trajectory graph with linear-Gaussian factors, read as a linear-quadratic problem."""
+
+from __future__ import annotations
+
+import math
+from functools import reduce
+from typing import Any
+
+import gymnasium
+import torch
+from torch import Tensor
+
+from cai.errors import IncompatibleMethod
+from cai.factors.linear_parts import GaussianPriorParts, with_batch_dims
+from cai.factors.policy import FlatPrior
+from cai.factors.protocols import GaussianInitial, GaussianPrior, LinearDynamics, QuadraticFactor
+from cai.graph.trajectory_graph import TrajectoryGraph
+from cai.ops.gaussian.problem import LinearQuadratic, homogeneous_dynamics
+from cai.ops.tables import is_hard
+
+
+def is_linear_gaussian(graph: Any) -> bool:
+    """Says whether a graph's states are vectors that move linearly, so that the Gaussian routines are asked."""
+    return isinstance(graph, TrajectoryGraph) and isinstance(graph.dynamics, LinearDynamics)
+
+
+def need_linear_gaussian(graph: TrajectoryGraph, name: str) -> None:
+    """Raises `IncompatibleMethod` where linear dynamics stands beside factors that are not quadratic or Gaussian."""
+    for slot, protocol, wanted in (
+        ("initial", GaussianInitial, "Gaussian or Delta"),
+        ("reward", QuadraticFactor, "QuadraticReward"),
+        ("terminal_reward", QuadraticFactor | None, "QuadraticReward"),
+        ("action_prior", GaussianPrior | FlatPrior | None, "LinearGaussianPolicy, Gaussian or FlatPrior"),
+    ):
+        factor = getattr(graph, slot)
+        if not isinstance(factor, protocol):
+            found = "None" if factor is None else type(factor).__name__
+            raise IncompatibleMethod(
+                f"{name} on linear-Gaussian dynamics needs {wanted} as the {slot}, got {found}; ILQR takes any "
+                "differentiable reward"
+            )
+    if graph.action_prior is None and _is_limited(graph.action_space):
+        raise IncompatibleMethod(
+            f"{name}: the action space {graph.action_space} is bounded, and the soft maximum over a box of a quadratic "
+            "is no quadratic; ILQR keeps limits, action_prior=FlatPrior() or a Gaussian prior takes all of R^m"
+        )
+    if graph.evidence:
+        raise IncompatibleMethod(
+            f"{name} takes no evidence on continuous states, actions or observations; KalmanSmoother does"
+        )
+
+
+def linear_quadratic(graph: TrajectoryGraph) -> LinearQuadratic:
+    """Reads a linear-Gaussian graph as matrices, everything in one floating type and with equally many batch dimensions.
+
+    An action prior N(Kx + k, S) becomes the cost alpha (u - Kx - k)' S^-1 (u - Kx - k) / 2 + (alpha / 2) logdet(2 pi S).
+
+    Args:
+        graph: A graph that `need_linear_gaussian` has passed.
+    """
+    n, m = graph.dynamics.state_size, graph.dynamics.action_size
+    linear = graph.dynamics.linear_parts()
+    cost = graph.reward.quadratic_parts(n, m).form
+    end = None if graph.terminal_reward is None else graph.terminal_reward.terminal_form(n)
+    start = graph.initial.initial_moments(n)
+    prior = None
+    if isinstance(graph.action_prior, GaussianPrior) and not is_hard(graph.temperature):
+        prior = prior_form(graph.action_prior.prior_parts(n, m), graph.temperature)
+    timed = [homogeneous_dynamics(linear.a, linear.b, linear.offset), linear.covariance, cost, prior]
+    timed += [cost.new_zeros(1, n + 1, n + 1) if end is None else end[None]]
+    rest = [start.mean, start.covariance]
+    dtype = reduce(torch.promote_types, (part.dtype for part in (*timed, *rest) if part is not None))
+    dims = max(start.mean.dim() - 1, *(part.dim() - 3 for part in timed if part is not None))
+    dynamics, noise, cost, prior, end = (_cast(part, dims, dtype) for part in timed)
+    mean, covariance = (None if part is None else part.to(dtype) for part in rest)
+    return LinearQuadratic(
+        dynamics=dynamics,
+        noise=noise,
+        cost=cost if prior is None else cost + prior,
+        prior=prior,
+        end=end[0],
+        initial_mean=mean,
+        initial_covariance=covariance,
+        temperature=graph.temperature,
+        discount=graph.discount,
+        horizon=graph.horizon,
+    )
+
+
+def prior_form(parts: GaussianPriorParts, temperature: float | Tensor) -> Tensor:
+    """Writes -alpha log N(u; Kx + k, S) as z'Mz/2, z = [x; 1; u]: M, `[T or 1, *batch, d, d]`."""
+    gain, offset, covariance = parts.gain, parts.offset, parts.covariance
+    m, n = gain.shape[-2:]
+    identity = torch.eye(m, dtype=gain.dtype, device=gain.device)
+    batch = torch.broadcast_shapes(gain.shape[:-2], offset.shape[:-1], covariance.shape[:-2])
+    pieces = (-gain, -offset[..., None], identity)
+    away = torch.cat([piece.expand(*batch, *piece.shape[-2:]) for piece in pieces], -1)
+    factor = torch.linalg.cholesky(covariance)
+    form = away.mT @ torch.cholesky_solve(away, factor.expand(*batch, m, m))
+    corner = torch.zeros_like(form[..., 0, 0]) + m * math.log(2 * math.pi)
+    corner = corner + 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    place = torch.zeros(form.shape[-2:], dtype=form.dtype, device=form.device)
+    place[n, n] = 1.0
+    return temperature * (form + corner[..., None, None] * place)
+
+
+def _cast(part: Tensor | None, dims: int, dtype: torch.dtype) -> Any:
+    return None if part is None else with_batch_dims(part, dims, 2).to(dtype)
+
+
+def _is_limited(space: gymnasium.Space | None) -> bool:
+    return isinstance(space, gymnasium.spaces.Box) and not (
+        (space.low == -math.inf).all() and (space.high == math.inf).all()
+    )

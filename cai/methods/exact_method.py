@@ -1,0 +1,107 @@
+"""What `SoftValueIteration`, `SumProduct` and `RiskSensitiveControl` share: tables, or linear-Gaussian factors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from cai.errors import IncompatibleMethod
+from cai.graph.quadratics import is_linear_gaussian, linear_quadratic, need_linear_gaussian
+from cai.inference.gaussian import GaussianPosterior, risk_parameter
+from cai.inference.method import Progress
+from cai.inference.posterior import Posterior
+from cai.inference.stats import Stats
+from cai.methods.schedules import check_time_schedule
+from cai.methods.tabular_method import AbstractTabularMethod
+from cai.ops.gaussian.control_scan import pays_to_scan, solve_by_scan
+from cai.ops.gaussian.problem import LinearQuadratic, QuadraticMessages
+from cai.ops.gaussian.riccati import solve
+from cai.ops.gaussian.stationary import StationaryAnswer, solve_stationary
+from cai.ops.scans.time_schedules import AssociativeScan
+from cai.ops.threads import threads_for
+
+
+@dataclass(frozen=True, eq=False)
+class QuadraticState:
+    """Where a linear-Gaussian routine stands: the messages are not there yet, or they are.
+
+    Attributes:
+        problem: The graph as matrices.
+        answer: The messages, and how they were reached.
+    """
+
+    problem: LinearQuadratic
+    answer: StationaryAnswer | None = None
+
+
+class AbstractExactMethod(AbstractTabularMethod):
+    """A method that means the same on tables and on linear-Gaussian graphs.
+
+    On these one Riccati recursion back through a finite horizon, by a loop or by a scan, or its fixed point.
+    """
+
+    def accepts(self, graph: Any) -> None:
+        """Raises `IncompatibleMethod` unless the graph has tables, or linear-Gaussian factors."""
+        if not is_linear_gaussian(graph):
+            super().accepts(graph)
+            return
+        name = type(self).__name__
+        check_time_schedule(self.schedule, graph, name)
+        need_linear_gaussian(graph, name)
+        if self.reading.tilts and graph.discount < 1.0:
+            raise IncompatibleMethod(
+                f"{name}: under a discount r + (1/eta) log(gamma E exp(eta V) + 1 - gamma) of a quadratic V is no "
+                "quadratic; SoftValueIteration takes a discount, or give discount=1"
+            )
+
+    def init(self, graph: Any, seed: int | None) -> Any:
+        """Reads the tables or matrices."""
+        if not is_linear_gaussian(graph):
+            return super().init(graph, seed)
+        return QuadraticState(linear_quadratic(graph))
+
+    def step(self, graph: Any, state: Any) -> Any:
+        """Does a piece of the work; a Riccati recursion is one piece."""
+        if not isinstance(state, QuadraticState):
+            return super().step(graph, state)
+        problem = state.problem
+        eta = risk_parameter(self.reading, problem.temperature)
+        with threads_for(problem.message_batch.numel() * problem.cost.shape[-1] ** 2):
+            if problem.horizon is None:
+                return QuadraticState(problem, solve_stationary(problem, eta))
+            messages = self._scheduled(problem)(problem, eta)
+        return QuadraticState(problem, StationaryAnswer(messages, problem.horizon, 0.0))
+
+    def _scheduled(self, problem: LinearQuadratic) -> Any:
+        if self.schedule is None:
+            assert problem.horizon is not None
+            batch, learns = problem.message_batch.numel(), problem.learns
+            scans = not learns and pays_to_scan(batch, problem.horizon, problem.num_states)
+        else:
+            scans = isinstance(self.schedule, AssociativeScan)
+        return solve_by_scan if scans else solve
+
+    def is_done(self, state: Any) -> bool:
+        """Says whether all messages are there."""
+        return state.answer is not None if isinstance(state, QuadraticState) else super().is_done(state)
+
+    def posterior(self, graph: Any, state: Any, seconds: float) -> Posterior:
+        """Wraps the messages."""
+        if not isinstance(state, QuadraticState):
+            return super().posterior(graph, state, seconds)
+        assert state.answer is not None
+        answer = state.answer
+        stats = Stats(answer.num_steps, True, answer.residual, math.inf, seconds)
+        return GaussianPosterior(graph, self, stats, self.reading, state.problem, answer.messages)
+
+    def progress(self, state: Any, seconds: float) -> Progress:
+        """Says where the work stands."""
+        if not isinstance(state, QuadraticState):
+            return super().progress(state, seconds)
+        steps, residual = (0, math.nan) if state.answer is None else (state.answer.num_steps, state.answer.residual)
+        return Progress(steps, residual, math.inf, seconds, None)
+
+    def restore(self, state: Any, checkpoint: Any) -> Any:
+        """Goes on from a checkpoint; a Riccati recursion starts again."""
+        return state if isinstance(state, QuadraticState) else super().restore(state, checkpoint)

@@ -1,0 +1,199 @@
+"""Linear-quadratic control with Gaussian noise, as tensors.
+
+    x' = F x + B u + c + w,  w ~ N(0, W)        r(x, u) = -z' M z / 2,  z = [x; 1; u]
+
+Affine terms are carried by a one among the state's coordinates: with y = [x; 1] and z = [x; 1; u],
+
+    y' = D z + [w; 0],   D = [F c B; 0 1 0]     V_t(x) = -y' P_t y / 2 + s_t
+
+so that one symmetric matrix P holds the quadratic and the linear part of a value, and one product does for both. The
+corner of P is kept at zero, and the constant in s, which is summed up in float64: over long horizons it grows without
+bound while the rest of P settles.
+
+A Gaussian action prior N(Kx + k, S) is a cost alpha (u - Kx - k)' S^-1 (u - Kx - k) / 2 in M, and its normaliser
+-(alpha/2) logdet(2 pi S) stands in the corner of M (twice, with the other sign).
+
+Tensors are `[T, *batch, ...]`, or `[1, *batch, ...]` where all steps are alike, and broadcast over the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from cai.ops.tables import as_number, is_hard
+
+
+@dataclass(frozen=True, eq=False)
+class LinearQuadratic:
+    """A linear-quadratic problem; n state coordinates, m action coordinates, d = n + 1 + m.
+
+    Attributes:
+        dynamics: D, `[T or 1, *batch, n + 1, d]`.
+        noise: W, `[T or 1, *batch, n, n]`, positive semi-definite, or None where there is none.
+        cost: M, symmetric, `[T or 1, *batch, d, d]`, reward units.
+        prior: What of M comes from a Gaussian action prior, or None where that is flat.
+        end: M_T, the cost of [x_T; 1], `[*batch, n + 1, n + 1]`.
+        initial_mean: `[*batch, n]`.
+        initial_covariance: `[*batch, n, n]`, positive semi-definite, or None where the start is known.
+        temperature: alpha >= 0, reward units; a number or a 0-dim tensor.
+        discount: gamma in [0, 1].
+        horizon: T, or None for an infinite horizon.
+    """
+
+    dynamics: Tensor
+    noise: Tensor | None
+    cost: Tensor
+    prior: Tensor | None
+    end: Tensor
+    initial_mean: Tensor
+    initial_covariance: Tensor | None
+    temperature: float | Tensor
+    discount: float
+    horizon: int | None
+
+    @property
+    def num_states(self) -> int:
+        """Number of state coordinates n."""
+        return self.end.shape[-1] - 1
+
+    @property
+    def num_actions(self) -> int:
+        """Number of action coordinates m."""
+        return self.cost.shape[-1] - self.end.shape[-1]
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The shape that all batch dimensions broadcast to."""
+        shapes = [self.message_batch, self.initial_mean.shape[:-1]]
+        if self.initial_covariance is not None:
+            shapes.append(self.initial_covariance.shape[:-2])
+        return torch.broadcast_shapes(*shapes)
+
+    @property
+    def message_batch(self) -> torch.Size:
+        """The batch dimensions of backward messages: those of all parts but the start."""
+        shapes = [self.dynamics.shape[1:-2], self.cost.shape[1:-2], self.end.shape[:-2]]
+        return torch.broadcast_shapes(*shapes, () if self.noise is None else self.noise.shape[1:-2])
+
+    @property
+    def is_hard(self) -> bool:
+        """Whether the temperature is zero."""
+        return is_hard(self.temperature)
+
+    @property
+    def temperature_value(self) -> float:
+        """The temperature as a number."""
+        return as_number(self.temperature)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether all steps are alike."""
+        parts = [self.dynamics, self.cost] + ([] if self.noise is None else [self.noise])
+        return all(len(part) == 1 for part in parts)
+
+    @property
+    def learns(self) -> bool:
+        """Whether a gradient is wanted with respect to any part."""
+        parts = (self.dynamics, self.noise, self.cost, self.end, self.initial_mean, self.initial_covariance)
+        tensors = [*parts, self.temperature]
+        return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in tensors)
+
+    @property
+    def detached(self) -> LinearQuadratic:
+        """The same problem without gradients."""
+        changes = {
+            name: value.detach()
+            for name in ("dynamics", "noise", "cost", "prior", "end", "initial_mean", "initial_covariance", "temperature")
+            if isinstance(value := getattr(self, name), Tensor)
+        }
+        return replace(self, **changes)
+
+    def at(self, part: Tensor, t: int) -> Tensor:
+        """Gives step t of a part `[T or 1, ...]`."""
+        return part[t if len(part) > 1 else 0]
+
+
+@dataclass(frozen=True, eq=False)
+class QuadraticMessages:
+    """Backward messages of a linear-quadratic problem, y = [x; 1].
+
+        V_t(x) = -y' P_t y / 2 + s_t        pi_t(u|x) = N(K_t y, Sigma_t)
+
+    Attributes:
+        values: P_t with a corner of zero, `[T + 1, *batch, n + 1, n + 1]`, or `[1, ...]` of an infinite horizon.
+        constants: s_t, float64, `[T + 1, *batch]` or `[1, *batch]`, reward units.
+        gains: K_t, `[T, *batch, m, n + 1]` or `[1, ...]`.
+        covariances: Sigma_t, `[T, *batch, m, m]` or `[1, ...]`; zero at temperature 0.
+        factors: The Cholesky factor of H_uu = alpha Sigma_t^-1, `[T, *batch, m, m]` or `[1, ...]`, without gradient; None
+            where actions at their limits have no spread.
+        gain: What every further step is worth, `[*batch]`, reward units, where the horizon is infinite and undiscounted.
+    """
+
+    values: Tensor
+    constants: Tensor
+    gains: Tensor
+    covariances: Tensor
+    factors: Tensor | None = None
+    gain: Tensor | None = None
+
+
+def homogeneous_dynamics(a: Tensor, b: Tensor, offset: Tensor) -> Tensor:
+    """Puts x' = A x + B u + c together: D, `[..., n + 1, n + 1 + m]`.
+
+    Args:
+        a: `[..., n, n]`.
+        b: `[..., n, m]`.
+        offset: c, `[..., n]`.
+    """
+    n, m = b.shape[-2:]
+    batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2], offset.shape[:-1])
+    top = torch.cat([a.expand(*batch, n, n), offset.expand(*batch, n)[..., None], b.expand(*batch, n, m)], -1)
+    last = torch.zeros(n + 1 + m, dtype=top.dtype, device=top.device)
+    last[n] = 1.0
+    return torch.cat([top, last.expand(*batch, 1, n + 1 + m)], -2)
+
+
+def homogeneous_form(quadratic: Tensor, linear: Tensor, constant: Tensor) -> Tensor:
+    """Puts x'Qx/2 + q'x + k together as y'My/2, y = [x; 1]: `[..., n + 1, n + 1]`.
+
+    Args:
+        quadratic: Q, symmetric, `[..., n, n]`.
+        linear: q, `[..., n]`.
+        constant: k, `[...]`.
+    """
+    batch = torch.broadcast_shapes(quadratic.shape[:-2], linear.shape[:-1], constant.shape)
+    quadratic = quadratic.expand(*batch, *quadratic.shape[-2:])
+    column = linear.expand(*batch, linear.shape[-1])[..., None]
+    corner = 2.0 * constant.expand(batch)[..., None, None]
+    return torch.cat([torch.cat([quadratic, column], -1), torch.cat([column.mT, corner], -1)], -2)
+
+
+def with_one(vector: Tensor) -> Tensor:
+    """Appends a one: x, `[..., n]`, to y = [x; 1], `[..., n + 1]`."""
+    return torch.cat([vector, torch.ones_like(vector[..., :1])], -1)
+
+
+def quadratic_form(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Computes y'My of `[..., k, k]` and `[..., k]`: `[...]`."""
+    return ((matrix @ vector[..., None]).squeeze(-1) * vector).sum(-1)
+
+
+def symmetric(matrix: Tensor) -> Tensor:
+    """Gives (M + M') / 2."""
+    return 0.5 * (matrix + matrix.mT)
+
+
+def flat(part: Tensor, batch: torch.Size) -> Tensor:
+    """Expands `[T, *batch, r, c]` over the batch, and makes that one dimension."""
+    shape = part.shape
+    missing = len(batch) - (len(shape) - 3)
+    part = part.reshape(shape[0], *([1] * missing), *shape[1:])
+    return part.expand(shape[0], *batch, *shape[-2:]).reshape(shape[0], -1, *shape[-2:])
+
+
+def summed(gradient: Tensor, part: Tensor) -> Tensor:
+    """Sums a gradient over time where one part serves all steps."""
+    return gradient.sum(0, keepdim=True) if len(part) < len(gradient) else gradient

@@ -1,0 +1,1 @@
+"""Trajectories of nonlinear models: derivatives along them, local backward passes, rollouts, iterative LQR."""

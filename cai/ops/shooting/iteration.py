@@ -1,0 +1,280 @@
+"""Iterative LQR and differential dynamic programming, one iteration at a time, batched over problems.
+
+An iteration expands dynamics and costs around each trajectory, makes a backward pass, and takes the longest good step of
+a line search along its gains. Every batch element goes its own way: it has its own regularisation and step size, and is
+left as it is once it is done. A pass that fails in one element costs the others nothing: that element keeps its
+trajectory and comes back with more regularisation in the next iteration.
+
+An element has converged where the decrease that a full step promises is below the tolerance and little regularisation
+is in the way; or where less regularisation is not to be had, since H_uu is indefinite: there it is stationary, but a
+minimum only up to the regularisation.
+
+Source: Tassa, Erez and Todorov (2012); Mastalli et al. (2020) for trajectories with gaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from cai.ops.shooting.backward_pass import LocalModel, backward_pass, with_gaps
+from cai.ops.shooting.line_search import Trajectory, search
+from cai.ops.shooting.problem import ShootingProblem, need_finite, step_numbers
+from cai.ops.shooting.rollouts import open_loop
+from cai.ops.shooting.schedules import LineSearch, Regularisation, RegularisationSchedule
+
+#: Entries of a block of derivatives taken at once: bounds the memory of long horizons and large batches.
+_BLOCK = 2**24
+
+
+@dataclass(frozen=True)
+class GaussNewton:
+    """Iterative LQR: second derivatives of the dynamics are left out, those of the reward kept."""
+
+
+@dataclass(frozen=True)
+class SecondOrder:
+    """Differential dynamic programming: second derivatives of the dynamics too.
+
+    Convergence is quadratic near the optimum, for n times the derivatives; far from it H_uu is less often positive
+    definite, and regularisation makes up for it.
+    """
+
+
+@dataclass(frozen=True, eq=False)
+class Options:
+    """How to iterate.
+
+    Attributes:
+        expansion: Which derivatives of the dynamics are used.
+        schedule: The regularisation.
+        line_search: The step sizes.
+        tolerance: The decrease promised by a full step at which an element is done, relative to max(1, |cost|).
+    """
+
+    expansion: GaussNewton | SecondOrder = GaussNewton()
+    schedule: RegularisationSchedule = RegularisationSchedule()
+    line_search: LineSearch = LineSearch()
+    tolerance: float = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Iterate:
+    """Where the iteration stands.
+
+    Attributes:
+        states: The best trajectories so far, `[T + 1, B, n]`.
+        actions: `[T, B, m]`.
+        gaps: f(x_t, u_t) - x_{t+1}, `[T, B, n]`, or None where trajectories keep to the dynamics.
+        costs: `[B]`, float64.
+        size: The regularisation mu, `[B]`, float64.
+        rate: What its last change multiplied it by, `[B]`, float64.
+        residual: The decrease that the last backward pass promised for a full step, `[B]`, float64, cost units.
+        settled: Whether that was below the tolerance, and no step has been taken since, `[B]`, bool.
+        converged: `[B]`, bool.
+        done: Converged or given up, `[B]`, bool.
+        num_steps: Iterations of each element, `[B]`, int64.
+    """
+
+    states: Tensor
+    actions: Tensor
+    gaps: Tensor | None
+    costs: Tensor
+    size: Tensor
+    rate: Tensor
+    residual: Tensor
+    settled: Tensor
+    converged: Tensor
+    done: Tensor
+    num_steps: Tensor
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """The trajectories."""
+        return Trajectory(self.states, self.actions, self.costs, self.gaps)
+
+    @property
+    def regularisation(self) -> Regularisation:
+        """The regularisation."""
+        return Regularisation(self.size, self.rate)
+
+    def select(self, index: Tensor) -> Iterate:
+        """Gives some batch elements; `index` is `[k]`."""
+        return self._mapped(lambda name, part: part.index_select(_axis(name), index))
+
+    def filled(self, index: Tensor, other: Iterate) -> Iterate:
+        """Puts another's elements in the place of some of its own; `index` is `[k]`."""
+        return self._mapped(lambda name, part: part.index_copy(_axis(name), index, getattr(other, name)))
+
+    def where(self, mask: Tensor, other: Iterate) -> Iterate:
+        """Keeps the elements of a mask `[B]`, and takes the rest from another."""
+
+        def chosen(name: str, part: Tensor) -> Tensor:
+            return torch.where(mask[:, None] if _axis(name) else mask, part, getattr(other, name))
+
+        return self._mapped(chosen)
+
+    def _mapped(self, change: Callable[[str, Tensor], Tensor]) -> Iterate:
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Iterate(**{name: None if part is None else change(name, part) for name, part in parts.items()})
+
+
+def first_iterate(
+    problem: ShootingProblem, actions: Tensor, states: Tensor | None, schedule: RegularisationSchedule
+) -> Iterate:
+    """Makes the first iterate.
+
+    Args:
+        problem: The problem.
+        actions: A first guess, within the limits, `[T, B, m]`.
+        states: A guess of x_0..x_T, `[T + 1, B, n]`, that need not agree with the dynamics; None for a rollout.
+        schedule: The regularisation.
+
+    Raises:
+        NonFinite: The guess leads to states or costs that are NaN or infinite.
+    """
+    gaps = None
+    if states is None:
+        states = open_loop(problem, actions)
+        need_finite(states, "the state that the first guess of actions leads to")
+    else:
+        states = torch.cat([problem.start[None], states[1:]])
+        following = [problem.dynamics(states[t], actions[t], t) for t in range(problem.horizon)]
+        gaps = torch.stack(following) - states[1:]
+        need_finite(gaps, "the next state of the first guess of states and actions")
+    need_finite(problem.costs(states, actions)[..., None], "the reward of the first guess")
+    costs = problem.total_cost(states, actions)
+    regularisation = schedule.start(len(costs), costs.device)
+    no = torch.zeros_like(costs, dtype=torch.bool)
+    return Iterate(
+        states=states,
+        actions=actions,
+        gaps=gaps,
+        costs=costs,
+        size=regularisation.size,
+        rate=regularisation.rate,
+        residual=torch.full_like(costs, torch.inf),
+        settled=no,
+        converged=no,
+        done=no,
+        num_steps=torch.zeros_like(costs, dtype=torch.int64),
+    )
+
+
+def advance(problem: ShootingProblem, old: Iterate, options: Options) -> Iterate:
+    """Does one iteration of every element that is not done.
+
+    Raises:
+        NonFinite: A derivative is NaN or infinite: of what, at which time step of which batch element.
+    """
+    if not old.done.any():
+        return _advanced(problem, old, options)
+    if not problem.divisible:
+        return old.where(old.done, _advanced(problem, old, options))
+    index = (~old.done).nonzero()[:, 0]
+    return old.filled(index, _advanced(problem.select(index), old.select(index), options))
+
+
+def local_model(problem: ShootingProblem, trajectory: Trajectory, expansion: GaussNewton | SecondOrder) -> LocalModel:
+    """Expands a problem around trajectories.
+
+    Raises:
+        NonFinite: A derivative is NaN or infinite: of what, at which time step of which batch element.
+    """
+    states, actions, limits = trajectory.states, trajectory.actions, problem.limits
+    moves = _in_blocks(problem.dynamics.moves, states[:-1], actions)
+    need_finite(moves, "the derivative of the dynamics")
+    if trajectory.gaps is not None:
+        moves[..., -1] = trajectory.gaps
+    slopes = _in_blocks(problem.cost.slopes, states[:-1], actions)
+    need_finite(slopes, "the derivative of the reward")
+    end = problem.end.slopes(states[-1:], actions[-1:, ..., :0], step_numbers(states)[-1:])
+    need_finite(end, "the derivative of the terminal reward", first=problem.horizon)
+    return LocalModel(
+        moves=moves,
+        slopes=slopes,
+        end=end[0],
+        discount=problem.discount,
+        bends=_Bends(problem, states, actions).at if isinstance(expansion, SecondOrder) else None,
+        low=None if limits is None else limits.low - actions,
+        high=None if limits is None else limits.high - actions,
+    )
+
+
+def _advanced(problem: ShootingProblem, old: Iterate, options: Options) -> Iterate:
+    model = local_model(problem, old.trajectory, options.expansion)
+    backward = backward_pass(model, old.size)
+    if old.gaps is not None:
+        backward = with_gaps(model, backward)
+    residual = torch.where(backward.definite, -backward.predicted(1.0), old.residual)
+    small = backward.definite & (residual.abs() <= _least(old, options.tolerance))
+    if old.gaps is not None:
+        small = small & (old.gaps == 0).all(-1).all(0)
+    wanted = backward.definite & ~small
+    steps = search(problem, old.trajectory, replace(backward, definite=wanted), options.line_search)
+    moved = steps.sizes > 0
+    stuck = ~moved & ~small
+    raised, lowered = options.schedule.raised(old.regularisation), options.schedule.lowered(old.regularisation)
+    converged = (small & (old.size == 0)) | (stuck & old.settled)
+    given_up = stuck & (old.size >= options.schedule.maximum)
+    wide = moved[:, None]
+    return Iterate(
+        states=torch.where(wide, steps.states, old.states),
+        actions=torch.where(wide, steps.actions, old.actions),
+        gaps=None if old.gaps is None else old.gaps * (1.0 - steps.sizes).to(old.gaps.dtype)[:, None],
+        costs=torch.where(moved, steps.costs, old.costs),
+        size=torch.where(stuck, raised.size.clamp(max=options.schedule.maximum), lowered.size),
+        rate=torch.where(stuck, raised.rate, lowered.rate),
+        residual=residual,
+        settled=~moved & (old.settled | small),
+        converged=converged,
+        done=converged | given_up,
+        num_steps=old.num_steps + 1,
+    )
+
+
+def _least(old: Iterate, tolerance: float) -> Tensor:
+    """The decrease that is not worth a step, `[B]`: what was asked for, or what rounding hides."""
+    relative = max(tolerance, 16 * torch.finfo(old.states.dtype).eps)
+    return relative * old.costs.abs().clamp(min=1.0)
+
+
+class _Bends:
+    """Second derivatives of the dynamics, taken in blocks of time steps as the backward pass gets to them."""
+
+    def __init__(self, problem: ShootingProblem, states: Tensor, actions: Tensor) -> None:
+        self._dynamics, self._states, self._actions = problem.dynamics, states, actions
+        entries = states.shape[1] * states.shape[-1] * (states.shape[-1] + actions.shape[-1]) ** 2
+        self._length = max(1, _BLOCK // max(1, entries))
+        self._first, self._block = len(actions), None
+
+    def at(self, t: int) -> Tensor | None:
+        """Gives d2f/dw2 of step t, `[B, n, m + n, m + n]`, or None where they are zero; t falls from call to call."""
+        if t < self._first:
+            last, self._first = t + 1, max(0, t + 1 - self._length)
+            steps = torch.arange(self._first, last, device=self._states.device)
+            part = slice(self._first, last)
+            block = self._dynamics.second_derivatives(self._states[part], self._actions[part], steps[:, None])
+            if block is not None:
+                need_finite(block, "the second derivative of the dynamics", first=self._first)
+            self._block = block
+        return None if self._block is None else self._block[t - self._first]
+
+
+def _in_blocks(derivatives: Callable[[Tensor, Tensor, Tensor], Tensor], states: Tensor, actions: Tensor) -> Tensor:
+    """Takes derivatives along `[T, B, n]` and `[T, B, m]` for as many time steps at once as memory allows."""
+    times = step_numbers(states)
+    entries = states.shape[1] * (states.shape[-1] + actions.shape[-1]) ** 2
+    length = max(1, _BLOCK // max(1, entries))
+    if length >= len(states):
+        return derivatives(states, actions, times)
+    blocks = zip(states.split(length), actions.split(length), times.split(length), strict=True)
+    return torch.cat([derivatives(*block) for block in blocks])
+
+
+def _axis(name: str) -> int:
+    """The axis of the batch in a part of an iterate."""
+    return 1 if name in ("states", "actions", "gaps") else 0
