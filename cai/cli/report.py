@@ -45,12 +45,12 @@ def summary_table(title: str, answer: Answer) -> Table:
         "question", f"temperature {float(graph.temperature):g}, discount {graph.discount:g}, {_prior(answer)}"
     )
     table.add_row("method", f"{method}, {_steps(stats.num_steps, stats.converged)}")
-    if isinstance(answer.gain, Missing):
+    if isinstance(answer.numbers.gain, Missing):
         table.add_row("log evidence", _evidence(answer))
-        table.add_row("expected return", _number(answer.expected_return, "reward units"))
-        table.add_row("policy entropy", _number(answer.entropy, "nats, summed over time"))
+        table.add_row("expected return", _number(answer.numbers.expected_return, "reward units"))
+        table.add_row("policy entropy", _number(answer.numbers.entropy, "nats, summed over time"))
     else:
-        table.add_row("gain", _number(answer.gain, "reward units a step"))
+        table.add_row("gain", _number(answer.numbers.gain, "reward units a step"))
     if not isinstance(answer.path, Missing):
         table.add_row("most probable path", _path_text(answer.path))
     table.add_row("residual", f"{stats.residual:.2g} reward units")
@@ -155,7 +155,7 @@ def _where(answer: Answer) -> str:
 
 
 def _value(answer: Answer) -> str:
-    return "value v(s)" if isinstance(answer.gain, Missing) else "relative value v(s)"
+    return "value v(s)" if isinstance(answer.numbers.gain, Missing) else "relative value v(s)"
 
 
 def _prior(answer: Answer) -> str:
@@ -169,11 +169,11 @@ def _steps(num_steps: int, converged: bool) -> str:
 
 
 def _evidence(answer: Answer) -> str:
-    if isinstance(answer.log_evidence, Missing):
-        return _number(answer.log_evidence, "")
-    if answer.is_bound:
-        return f"log p(O) >= {answer.log_evidence:.6g} nats (lower bound)"
-    return f"log p(O) = {answer.log_evidence:.6g} nats (exact)"
+    if isinstance(answer.numbers.log_evidence, Missing):
+        return _number(answer.numbers.log_evidence, "")
+    if answer.numbers.is_bound:
+        return f"log p(O) >= {answer.numbers.log_evidence:.6g} nats (lower bound)"
+    return f"log p(O) = {answer.numbers.log_evidence:.6g} nats (exact)"
 
 
 def _number(value: float | Missing, unit: str) -> str:

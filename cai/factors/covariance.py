@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
@@ -50,6 +48,7 @@ class Covariance:
     def __init__(self, value: Tensor) -> None:
         self._given = value if value.requires_grad else symmetric(value)
         self._kinds = _kinds(value.detach())
+        self._known_root = None if value.requires_grad else _cholesky(self._given)
 
     @property
     def value(self) -> Tensor:
@@ -84,14 +83,7 @@ class Covariance:
 
     @property
     def _root(self) -> Tensor:
-        return self._cholesky() if self._given.requires_grad else self._cached_root
-
-    @cached_property
-    def _cached_root(self) -> Tensor:
-        return self._cholesky()
-
-    def _cholesky(self) -> Tensor:
-        return torch.linalg.cholesky_ex(self.value).L  # steps that are singular have none, and are not read
+        return _cholesky(self.value) if self._known_root is None else self._known_root
 
 
 def point_mass(value: Tensor) -> torch.distributions.Distribution:
@@ -99,6 +91,10 @@ def point_mass(value: Tensor) -> torch.distributions.Distribution:
     from pyro.distributions import Delta
 
     return Delta(value, event_dim=1)
+
+
+def _cholesky(covariance: Tensor) -> Tensor:
+    return torch.linalg.cholesky_ex(covariance).L  # steps that are singular have none, and are not read
 
 
 def _kinds(covariance: Tensor) -> Tensor:

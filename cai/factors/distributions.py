@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -92,7 +92,7 @@ class DegenerateNormal(Distribution):
     @property
     def rank(self) -> Tensor:
         """The dimension of the support, `[*batch]`, int64."""
-        return self._live.sum(-1).expand(self.batch_shape)
+        return self._support().live.sum(-1).expand(self.batch_shape)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> DegenerateNormal:
         """Gives the distribution with a larger batch; see torch."""
@@ -102,8 +102,9 @@ class DegenerateNormal(Distribution):
         """Draws, differentiably: `[*sample, *batch, n]`."""
         shape = self._extended_shape(torch.Size(sample_shape))
         noise = _standard_normal(shape, dtype=self._mean.dtype, device=self._mean.device)
-        inner = torch.where(self._live, (self._root @ noise[..., None]).squeeze(-1), 0.0)
-        return self._mean + self._scale * (self._basis @ inner[..., None]).squeeze(-1)
+        on = self._support()
+        inner = torch.where(on.live, (on.root(self._covariance) @ noise[..., None]).squeeze(-1), 0.0)
+        return self._mean + on.scale * (on.basis @ inner[..., None]).squeeze(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Computes the log-density on the support, -inf off it: `[*sample, *batch]`, nats.
@@ -115,18 +116,25 @@ class DegenerateNormal(Distribution):
         """
         if self._validate_args:
             self._validate_sample(value)
-        away = (value - self._mean) / self._scale
-        inner = (self._basis.mT @ away[..., None]).squeeze(-1)
-        known = torch.where(self._live, inner, 0.0)
-        white = torch.linalg.solve_triangular(self._root, known[..., None], upper=False).squeeze(-1)
-        density = -0.5 * (white.square().sum(-1) + self.rank.to(white) * math.log(2 * math.pi)) - self._log_volume
-        size = ((value.abs() + self._mean.abs()) / self._scale).sum(-1, keepdim=True) + 1.0
-        off = (torch.where(self._live, 0.0, inner).abs() > math.sqrt(torch.finfo(inner.dtype).eps) * size).any(-1)
-        return torch.where(off, -torch.inf, density)
+        on = self._support()
+        inner = (on.basis.mT @ ((value - self._mean) / on.scale)[..., None]).squeeze(-1)
+        root = on.root(self._covariance)
+        known = torch.where(on.live, inner, 0.0)[..., None]
+        white = torch.linalg.solve_triangular(root, known, upper=False).squeeze(-1)
+        squares = white.square().sum(-1) + on.live.sum(-1).to(white) * math.log(2 * math.pi)
+        size = ((value.abs() + self._mean.abs()) / on.scale).sum(-1, keepdim=True) + 1.0
+        off = (torch.where(on.live, 0.0, inner).abs() > math.sqrt(torch.finfo(inner.dtype).eps) * size).any(-1)
+        return torch.where(off, -torch.inf, -0.5 * squares - on.log_volume(root))
 
     def entropy(self) -> Tensor:
         """Computes the entropy on the support, `[*batch]`, nats; zero for a point mass."""
-        return 0.5 * self.rank.to(self._mean) * (1.0 + math.log(2 * math.pi)) + self._log_volume
+        on = self._support()
+        volume = on.log_volume(on.root(self._covariance))
+        return (0.5 * on.live.sum(-1).to(volume) * (1.0 + math.log(2 * math.pi)) + volume).expand(self.batch_shape)
+
+    def _support(self) -> Support:
+        """Found anew each time: what is kept from inside a transform of `torch.func` would escape it."""
+        return support_of(self._covariance.detach())
 
     def __len__(self) -> int:
         if not self.batch_shape:
@@ -139,43 +147,43 @@ class DegenerateNormal(Distribution):
             raise IndexError("DegenerateNormal: a single distribution cannot be indexed")
         return DegenerateNormal(self._mean[index], self.covariance_matrix[index])
 
-    @cached_property
-    def _scale(self) -> Tensor:
-        return scales(self._covariance.detach())
 
-    @cached_property
-    def _eigen(self) -> Any:
-        return torch.linalg.eigh(self._correlations.detach())
+@dataclass(frozen=True, eq=False)
+class Support:
+    """The range of a covariance S, in units that make its correlations; constant under differentiation.
 
-    @property
-    def _correlations(self) -> Tensor:
-        return self._covariance / (self._scale[..., :, None] * self._scale[..., None, :])
+    Attributes:
+        scale: D, what each coordinate is divided by, `[*batch, n]`.
+        basis: V, orthonormal, `[*batch, n, n]`; columns are eigenvectors of the correlations D^-1 S D^-1.
+        live: Which columns span the range, `[*batch, n]`, bool.
+    """
 
-    @property
-    def _basis(self) -> Tensor:
-        return self._eigen.eigenvectors
+    scale: Tensor
+    basis: Tensor
+    live: Tensor
 
-    @cached_property
-    def _live(self) -> Tensor:
-        """Which eigenvectors span the support, `[*batch, n]`."""
-        values = self._eigen.eigenvalues
-        return values > rank_tolerance(values.shape[-1], values.dtype)
+    def root(self, covariance: Tensor) -> Tensor:
+        """Computes the Cholesky factor of V' D^-1 S D^-1 V, with ones off the support: `[*batch, n, n]`."""
+        correlations = covariance / (self.scale[..., :, None] * self.scale[..., None, :])
+        return torch.linalg.cholesky(self._kept(self.basis.mT @ correlations @ self.basis))
 
-    @property
-    def _root(self) -> Tensor:
-        """The Cholesky factor of V' C V, with ones off the support."""
-        inner = self._basis.mT @ self._correlations @ self._basis
-        pairs = self._live[..., :, None] & self._live[..., None, :]
-        return torch.linalg.cholesky(torch.where(pairs, inner, torch.eye(inner.shape[-1]).to(inner)))
+    def log_volume(self, root: Tensor) -> Tensor:
+        """Computes half the logarithm of the product of the eigenvalues of S that are not zero, `[*batch]`."""
+        wide = self.scale[..., None] * self.basis
+        stretch = torch.linalg.cholesky(self._kept(wide.mT @ wide))
+        return (root.diagonal(dim1=-2, dim2=-1) * stretch.diagonal(dim1=-2, dim2=-1)).log().sum(-1)
 
-    @property
-    def _log_volume(self) -> Tensor:
-        """Half the logarithm of the product of the covariance's eigenvalues that are not zero, `[*batch]`."""
-        wide = self._scale[..., None] * self._basis
-        pairs = self._live[..., :, None] & self._live[..., None, :]
-        gram = torch.where(pairs, wide.mT @ wide, torch.eye(wide.shape[-1]).to(wide))
-        stretch = torch.linalg.cholesky(gram).diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return self._root.diagonal(dim1=-2, dim2=-1).log().sum(-1) + stretch
+    def _kept(self, matrix: Tensor) -> Tensor:
+        pairs = self.live[..., :, None] & self.live[..., None, :]
+        return torch.where(pairs, matrix, torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device))
+
+
+def support_of(covariance: Tensor) -> Support:
+    """Finds the range of covariances `[*batch, n, n]`."""
+    scale = scales(covariance)
+    eigen = torch.linalg.eigh(covariance / (scale[..., :, None] * scale[..., None, :]))
+    live = eigen.eigenvalues > rank_tolerance(covariance.shape[-1], covariance.dtype)
+    return Support(scale, eigen.eigenvectors, live)
 
 
 def rank_tolerance(size: int, dtype: torch.dtype) -> float:

@@ -19,7 +19,7 @@ from cai.factors.gaussian_checks import (
     read_part,
     step_of,
 )
-from cai.factors.linear_parts import GaussianMoments, GaussianPriorParts
+from cai.factors.linear_parts import GaussianMoments, GaussianPriorParts, times
 
 
 @serializable
@@ -209,7 +209,7 @@ class LinearGaussianPolicy:
         """
         name = "LinearGaussianPolicy"
         state = as_vector(state, self.state_size, self._gain, f"{name}: state")
-        mean = (step_of(self._gain, t, 2, name) @ state[..., None]).squeeze(-1)
+        mean = times(step_of(self._gain, t, 2, name), state)
         return mean if self._offset is None else mean + step_of(self._offset, t, 1, name)
 
     def __call__(self, state: Any, t: int | Tensor = 0) -> torch.distributions.Distribution:

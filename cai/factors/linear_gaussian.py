@@ -19,7 +19,7 @@ from cai.factors.gaussian_checks import (
     read_part,
     step_of,
 )
-from cai.factors.linear_parts import LinearParts
+from cai.factors.linear_parts import LinearParts, times
 
 _NAME = "LinearGaussianDynamics"
 
@@ -135,7 +135,7 @@ class LinearGaussianDynamics:
         state = as_vector(state, self.state_size, self._a, f"{_NAME}: state")
         action = as_vector(action, self.action_size, self._b, f"{_NAME}: action")
         a, b = step_of(self._a, t, 2, _NAME), step_of(self._b, t, 2, _NAME)
-        mean = (a @ state[..., None]).squeeze(-1) + (b @ action[..., None]).squeeze(-1)
+        mean = times(a, state) + times(b, action)
         return mean if self._offset is None else mean + step_of(self._offset, t, 1, _NAME)
 
     def __call__(self, state: Any, action: Any, t: int | Tensor = 0) -> torch.distributions.Distribution:

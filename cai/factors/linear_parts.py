@@ -80,6 +80,13 @@ def with_batch_dims(part: Tensor, num_dims: int, event_dims: int) -> Tensor:
     return part.reshape(part.shape[0], *[1] * missing, *part.shape[1:])
 
 
+def times(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Computes M v of `[*batch, m, n]` and `[*batch, n]`, whose batches broadcast: `[*batch, m]`."""
+    if matrix.dim() == 2:  # one product for all vectors, many times quicker than one a vector
+        return vector @ matrix.mT
+    return (matrix @ vector[..., None]).squeeze(-1)
+
+
 def part_at(part: Tensor, t: int | Tensor, event_dims: int, name: str) -> Tensor:
     """Picks the part of a step: `[*batch, *event]`.
 

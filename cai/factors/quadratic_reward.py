@@ -9,8 +9,8 @@ from torch import Tensor
 
 from cai.data.serialization import serializable
 from cai.factors.gaussian_checks import aligned, as_vector, batches_of, common_batch, common_steps, read_part, step_of
-from cai.factors.linear_parts import QuadraticParts
-from cai.ops.gaussian.problem import homogeneous_form, quadratic_form, symmetric
+from cai.factors.linear_parts import QuadraticParts, times
+from cai.ops.gaussian.problem import homogeneous_form, symmetric
 
 _NAME = "QuadraticReward"
 _AXES: dict[str, tuple[str, ...]] = {
@@ -101,14 +101,14 @@ class QuadraticReward:
         """
         plain = cls(Q, R, dtype=dtype)
         goal = as_vector(state, plain.state_size, plain.Q, f"{_NAME}.around: state")
-        pull = (plain.Q @ goal[..., None]).squeeze(-1)
+        pull = times(plain.Q, goal)
         constant = -0.5 * (pull * goal).sum(-1)
         if action is None:
             return cls(Q, R, q=-pull, constant=constant, dtype=dtype)
         if plain.R is None:
             raise ValueError(f"{_NAME}.around: an action is given without R")
         aim = as_vector(action, plain.action_size, plain.R, f"{_NAME}.around: action")
-        push = (plain.R @ aim[..., None]).squeeze(-1)
+        push = times(plain.R, aim)
         return cls(Q, R, q=-pull, r=-push, constant=constant - 0.5 * (push * aim).sum(-1), dtype=dtype)
 
     def _set(self, given: dict[str, Any], *, dtype: torch.dtype | None, time_varying: bool) -> None:
@@ -184,7 +184,7 @@ class QuadraticReward:
         """
         at = {name: step_of(part, t, _EVENT_DIMS[name], _NAME) for name, part in self._parts.items()}
         x = as_vector(state, self.state_size, at["Q"], f"{_NAME}: state")
-        reward = -0.5 * quadratic_form(at["Q"], x)
+        reward = -0.5 * (times(at["Q"], x) * x).sum(-1)
         if "q" in at:
             reward = reward - (at["q"] * x).sum(-1)
         if "constant" in at:
@@ -194,9 +194,9 @@ class QuadraticReward:
         if action is None:
             raise ValueError(f"{_NAME}: this reward is of (state, action) and needs action")
         u = as_vector(action, self.action_size, at["R"], f"{_NAME}: action")
-        reward = reward - 0.5 * quadratic_form(at["R"], u)
+        reward = reward - 0.5 * (times(at["R"], u) * u).sum(-1)
         if "cross" in at:
-            reward = reward - ((at["cross"] @ x[..., None]).squeeze(-1) * u).sum(-1)
+            reward = reward - (times(at["cross"], x) * u).sum(-1)
         return reward - (at["r"] * u).sum(-1) if "r" in at else reward
 
     def quadratic_parts(self, state_size: int, action_size: int) -> QuadraticParts:

@@ -51,9 +51,9 @@ def need_linear_gaussian(graph: TrajectoryGraph, name: str) -> None:
 
 
 def linear_quadratic(graph: TrajectoryGraph) -> LinearQuadratic:
-    """Reads a linear-Gaussian graph as matrices, everything in one floating type and with equally many batch dimensions.
+    """Reads a linear-Gaussian graph as matrices, all in one floating type and with equally many batch dimensions.
 
-    An action prior N(Kx + k, S) becomes the cost alpha (u - Kx - k)' S^-1 (u - Kx - k) / 2 + (alpha / 2) logdet(2 pi S).
+    An action prior N(Kx + k, S) is a cost alpha (u - Kx - k)' S^-1 (u - Kx - k) / 2 + (alpha / 2) logdet(2 pi S).
 
     Args:
         graph: A graph that `need_linear_gaussian` has passed.
@@ -68,18 +68,18 @@ def linear_quadratic(graph: TrajectoryGraph) -> LinearQuadratic:
         prior = prior_form(graph.action_prior.prior_parts(n, m), graph.temperature)
     timed = [homogeneous_dynamics(linear.a, linear.b, linear.offset), linear.covariance, cost, prior]
     timed += [cost.new_zeros(1, n + 1, n + 1) if end is None else end[None]]
-    rest = [start.mean, start.covariance]
-    dtype = reduce(torch.promote_types, (part.dtype for part in (*timed, *rest) if part is not None))
+    everything = (*timed, start.mean, start.covariance)
+    dtype = reduce(torch.promote_types, (part.dtype for part in everything if part is not None))
     dims = max(start.mean.dim() - 1, *(part.dim() - 3 for part in timed if part is not None))
     dynamics, noise, cost, prior, end = (_cast(part, dims, dtype) for part in timed)
-    mean, covariance = (None if part is None else part.to(dtype) for part in rest)
+    covariance = None if start.covariance is None else start.covariance.to(dtype)
     return LinearQuadratic(
         dynamics=dynamics,
         noise=noise,
         cost=cost if prior is None else cost + prior,
         prior=prior,
         end=end[0],
-        initial_mean=mean,
+        initial_mean=start.mean.to(dtype),
         initial_covariance=covariance,
         temperature=graph.temperature,
         discount=graph.discount,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from cai.factors.distributions import DegenerateNormal
 from cai.factors.linear_parts import part_at
 from cai.inference.posterior import Gap, Posterior
 from cai.ops.caching import grad_cached_property
+from cai.ops.gaussian.affine_scan import scanned_covariances, scanned_means
+from cai.ops.gaussian.control_scan import pays_to_scan
 from cai.ops.gaussian.marginals import (
     Arrival,
     Moments,
@@ -29,7 +31,7 @@ from cai.ops.gaussian.marginals import (
 from cai.ops.gaussian.problem import LinearQuadratic, QuadraticMessages, quadratic_form, symmetric, with_one
 from cai.ops.gaussian.riccati import noise_constants, scaled_noise, through_noise
 from cai.ops.gaussian.stationary import lyapunov, stationary_moments
-from cai.ops.readings import FixedDynamics, PosteriorDynamics, Reading, RiskSensitive
+from cai.ops.readings import PosteriorDynamics, Reading, RiskSensitive
 from cai.simulate.seeding import seeded
 
 serializable(LinearQuadratic)
@@ -107,6 +109,8 @@ class GaussianPosterior(Posterior):
         vector = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
         if vector.dim() == 0 or vector.shape[-1] != size or vector.is_complex():
             raise ValueError(f"{name}: expected vectors [..., {size}], got shape {list(vector.shape)}")
+        if vector.is_floating_point() and torch.isnan(vector).any():
+            raise ValueError(f"{name}: there is NaN among the numbers given")
         return vector.to(self.messages.values)
 
     def _time(self, t: Any, last: int) -> int | Tensor:
@@ -218,8 +222,25 @@ class GaussianPosterior(Posterior):
 
     @grad_cached_property
     def _path(self) -> Tensor:
-        """The mean of [x; 1; u], `[T + 1, *batch, d]`."""
-        return optimal_path(self.problem, self.messages, self._eta, self._start.means)
+        """The mean of [x; 1; u], `[T + 1, *batch, d]`, the action of the last time zero."""
+        problem, messages, start = self.problem, self.messages, self._start.means
+        if not self._scans:
+            return optimal_path(problem, messages, self._eta, start)
+        chain = closed_loop(problem, messages, self._eta)
+        y = with_one(scanned_means(chain.transition, chain.offset, start, self._num_steps))
+        actions = (messages.gains @ y[:-1, ..., None]).squeeze(-1)
+        return torch.cat([y, pad(actions, (0, 0) * (actions.dim() - 1) + (0, 1))], -1)
+
+    @property
+    def _scans(self) -> bool:
+        """Whether moments go through time by a scan."""
+        problem = self.problem
+        return not problem.learns and pays_to_scan(problem.batch_shape.numel(), self._num_steps, problem.num_states)
+
+    @property
+    def _num_steps(self) -> int:
+        assert self.problem.horizon is not None
+        return self.problem.horizon
 
     @grad_cached_property
     def _state_moments(self) -> Moments:
@@ -228,7 +249,11 @@ class GaussianPosterior(Posterior):
         chain = closed_loop(problem, self.messages, self._eta)
         if problem.horizon is None:
             return Moments(*stationary_moments(chain.transition[0], chain.offset[0], chain.noise[0]))
-        covariances = covariances_forward(chain, self._start.covariances, problem.horizon)
+        start = self._start.covariances
+        if self._scans:
+            covariances = scanned_covariances(chain.transition, chain.noise, start, self._num_steps)
+        else:
+            covariances = covariances_forward(chain, start, self._num_steps)
         means = self._path[..., :n]
         return Moments(means, covariances.expand(*means.shape, n))
 
@@ -236,20 +261,20 @@ class GaussianPosterior(Posterior):
         if self.problem.horizon is None and self.messages.gain is None:
             self._unavailable(
                 name,
-                ": the discounted occupancy of an infinite horizon is a mixture of Gaussians, one a step; take a finite "
-                "horizon, or sample(num, length=...)",
+                ": the discounted occupancy of an infinite horizon is a mixture of Gaussians, one a step; take a "
+                "finite horizon, or sample(num, length=...)",
             )
 
     @property
     def state_marginals(self) -> DegenerateNormal:  # type: ignore[override]
-        """Distribution of the state, one Gaussian a step: a batch `[T + 1, *batch]`; the long-run one without horizon."""
+        """Distribution of the state, a Gaussian a step: a batch `[T + 1, *batch]`; without horizon the long-run one."""
         self._need_one_gaussian("state_marginals")
         moments = self._state_moments
         return DegenerateNormal(moments.means, moments.covariances)
 
     @property
     def state_action_marginals(self) -> DegenerateNormal:  # type: ignore[override]
-        """Distribution of [state; action], a Gaussian a step: a batch `[T, *batch]`; the long-run one without horizon."""
+        """Distribution of [state; action], a Gaussian a step: `[T, *batch]`; without horizon the long-run one."""
         self._need_one_gaussian("state_action_marginals")
         return DegenerateNormal(self._joint_moments.means, self._joint_moments.covariances)
 
@@ -326,34 +351,42 @@ class GaussianPosterior(Posterior):
         return self._discounted(entropies).sum(0)
 
     @property
+    def mean_trajectory(self) -> Trajectories:
+        """The means of states and actions, one trajectory for each graph of the batch: `[N, T + 1, n]`, `[N, T, m]`.
+
+        Under a fixed dynamics it is what the policy's mean does without noise. Its gradient costs two sweeps of
+        vectors, with the gains and factors of the messages.
+        """
+        if self.problem.horizon is None:
+            self._unavailable("mean_trajectory", " without a horizon")
+        path, n = self._path, self.problem.num_states
+        path = path.reshape(len(path), -1, path.shape[-1]).transpose(0, 1)
+        return Trajectories(path[..., :n], path[:, :-1, n + 1 :])
+
+    @property
     def most_probable_trajectory(self) -> Trajectories:
         """The mode of p(tau | O), which is its mean: a batch of one, or of the graph's batch; of `SumProduct` only."""
         if not isinstance(self.reading, PosteriorDynamics) or self.problem.horizon is None:
             self._unavailable("most_probable_trajectory", "; ask SumProduct, on a finite horizon")
-        return self._as_trajectories(self._path.detach())
-
-    def _as_trajectories(self, path: Tensor) -> Trajectories:
-        """Reads means `[T + 1, *batch, d]` as a batch of trajectories, `[N, T + 1, n]`."""
-        n = self.problem.num_states
-        rewards = -0.5 * quadratic_form(self._reward_form.detach(), path[:-1]).reshape(len(path) - 1, -1)
-        flat = path.reshape(len(path), -1, path.shape[-1]).transpose(0, 1)
-        return Trajectories(flat[..., :n], flat[:, :-1, n + 1 :], rewards.transpose(0, 1))
+        with torch.no_grad():
+            rewards = -0.5 * quadratic_form(self._reward_form, self._path[:-1])
+            means = self.mean_trajectory
+        return replace(means, rewards=rewards.reshape(len(rewards), -1).transpose(0, 1))
 
     def sample(self, num: int, seed: int | None = None, length: int | None = None) -> Trajectories:
         """Draws trajectories of this posterior, `[N]` of them, in its own dynamics; see `Posterior.sample`."""
         length = self._checked_length(num, length)
         self._need_no_batch("sample")
-        with torch.no_grad(), seeded(seed, self.messages.values.device) as generator:
-            normal = _Drawer(generator, num)
-            x = normal(self._start.means, self._start.covariances)
+        with torch.no_grad(), seeded(seed, self.messages.values.device):
+            x = _drawn(num, self._start.means, self._start.covariances)
             states, actions, rewards = [x], [], []
             arrival, messages = self._arrival, self.messages
             for t in range(length):
-                u = normal(self._at(messages.gains, t) @ with_one(x)[..., None], self._at(messages.covariances, t))
+                u = _drawn(num, self._at(messages.gains, t) @ with_one(x)[..., None], self._at(messages.covariances, t))
                 z = _joined(x, u)
                 rewards.append(-0.5 * quadratic_form(self._at(self._reward_form, t), z))
                 noise = None if arrival.noise is None else self._at(arrival.noise, t)
-                x = normal(self._at(arrival.dynamics, t) @ z[..., None], noise)
+                x = _drawn(num, self._at(arrival.dynamics, t) @ z[..., None], noise)
                 states.append(x)
                 actions.append(u)
         return Trajectories(torch.stack(states, 1), torch.stack(actions, 1), torch.stack(rewards, 1))
@@ -443,7 +476,9 @@ class GaussianPosterior(Posterior):
         mine, theirs = self.problem, other.problem
         for name in ("horizon", "discount", "temperature_value"):
             if getattr(mine, name) != getattr(theirs, name):
-                raise ValueError(f"gap: the graphs differ: {name} {getattr(mine, name)} against {getattr(theirs, name)}")
+                raise ValueError(
+                    f"gap: the graphs differ: {name} {getattr(mine, name)} against {getattr(theirs, name)}"
+                )
         for name in ("dynamics", "noise", "cost", "prior", "end", "initial_mean", "initial_covariance"):
             first, second = getattr(mine, name), getattr(theirs, name)
             if first is second:
@@ -475,19 +510,11 @@ def _last_corner(size: int, like: Tensor) -> Tensor:
     return corner
 
 
-class _Drawer:
-    """Draws from normal distributions, whose covariances may be singular."""
-
-    def __init__(self, generator: torch.Generator, num: int) -> None:
-        self._generator, self._num = generator, num
-
-    def __call__(self, mean: Tensor, covariance: Tensor | None) -> Tensor:
-        """Draws `[N, k]` of means `[k]`, `[N, k]` or `[N, k, 1]` and a covariance `[k, k]`, or None."""
-        mean = mean.squeeze(-1) if mean.dim() == 3 else mean
-        mean = mean.reshape(-1, mean.shape[-1]).expand(self._num, -1)
-        if covariance is None:
-            return mean
-        covariance = covariance.reshape(covariance.shape[-2:])
-        levels, vectors = torch.linalg.eigh(covariance)
-        draws = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=self._generator)
-        return mean + (draws * levels.clamp(min=0.0).sqrt()) @ vectors.mT
+def _drawn(num: int, mean: Tensor, covariance: Tensor | None) -> Tensor:
+    """Draws `[N, k]` of means `[k]`, `[N, k]` or `[N, k, 1]` and a covariance `[k, k]`, or None."""
+    mean = mean.squeeze(-1) if mean.dim() == 3 else mean
+    mean = mean.reshape(-1, mean.shape[-1]).expand(num, -1)
+    if covariance is None:
+        return mean
+    covariance = covariance.reshape(covariance.shape[-2:])
+    return mean + DegenerateNormal(torch.zeros_like(mean[0]), covariance).sample((num,))

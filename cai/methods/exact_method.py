@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from cai.errors import IncompatibleMethod
 from cai.graph.quadratics import is_linear_gaussian, linear_quadratic, need_linear_gaussian
@@ -15,6 +18,7 @@ from cai.inference.stats import Stats
 from cai.methods.schedules import check_time_schedule
 from cai.methods.tabular_method import AbstractTabularMethod
 from cai.ops.gaussian.control_scan import pays_to_scan, solve_by_scan
+from cai.ops.gaussian.existence import need_bearable_start
 from cai.ops.gaussian.problem import LinearQuadratic, QuadraticMessages
 from cai.ops.gaussian.riccati import solve
 from cai.ops.gaussian.stationary import StationaryAnswer, solve_stationary
@@ -69,18 +73,22 @@ class AbstractExactMethod(AbstractTabularMethod):
         eta = risk_parameter(self.reading, problem.temperature)
         with threads_for(problem.message_batch.numel() * problem.cost.shape[-1] ** 2):
             if problem.horizon is None:
-                return QuadraticState(problem, solve_stationary(problem, eta))
-            messages = self._scheduled(problem)(problem, eta)
-        return QuadraticState(problem, StationaryAnswer(messages, problem.horizon, 0.0))
+                answer = solve_stationary(problem, eta)
+            else:
+                answer = StationaryAnswer(self._through_time(problem, eta), problem.horizon, 0.0)
+        need_bearable_start(problem, answer.messages, eta)
+        return QuadraticState(problem, answer)
 
-    def _scheduled(self, problem: LinearQuadratic) -> Any:
-        if self.schedule is None:
-            assert problem.horizon is not None
-            batch, learns = problem.message_batch.numel(), problem.learns
-            scans = not learns and pays_to_scan(batch, problem.horizon, problem.num_states)
-        else:
-            scans = isinstance(self.schedule, AssociativeScan)
-        return solve_by_scan if scans else solve
+    def _through_time(self, problem: LinearQuadratic, eta: float | Tensor) -> QuadraticMessages:
+        """Solves a finite horizon as scheduled; without a schedule by a scan where that pays and keeps its digits."""
+        if isinstance(self.schedule, AssociativeScan):
+            return solve_by_scan(problem, eta)
+        assert problem.horizon is not None
+        batch = problem.message_batch.numel()
+        if self.schedule is None and not problem.learns and pays_to_scan(batch, problem.horizon, problem.num_states):
+            with suppress(IncompatibleMethod):
+                return solve_by_scan(problem, eta)
+        return solve(problem, eta)
 
     def is_done(self, state: Any) -> bool:
         """Says whether all messages are there."""

@@ -39,8 +39,8 @@ from typing import Any
 
 from cai.data.serialization import serializable
 from cai.errors import IncompatibleMethod
-from cai.methods.solvers import AbstractSolver, Anderson, Newton, NewtonKrylov, ValueIteration, newton_for
 from cai.methods.exact_method import AbstractExactMethod
+from cai.methods.solvers import AbstractSolver, Anderson, Newton, NewtonKrylov, ValueIteration, newton_for
 from cai.ops.readings import FixedDynamics, Reading, RiskSensitive
 from cai.ops.tables import Tables
 

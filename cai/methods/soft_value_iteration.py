@@ -8,8 +8,8 @@ Exactness: exact on tables; `log_evidence` = E V_0 / alpha is a lower bound of l
 deterministic (and s_0 known). Cost: one backward pass, T products with the table (nnz or S A S multiplications each);
 on an infinite horizon the fixed point, with a certified error in `stats`. Temperature 0 is value iteration.
 
-On linear-Gaussian graphs the same recursion is Riccati's: pi_t = N(K_t x + k_t, alpha H_uu^-1), V_t a quadratic; T steps
-of (n + m)^3 multiplications, or a scan of depth log T; on an infinite horizon doubling.
+On linear-Gaussian graphs the same recursion is Riccati's: pi_t = N(K_t x + k_t, alpha H_uu^-1), V_t a quadratic; T
+steps of (n + m)^3 multiplications, or a scan of depth log T; on an infinite horizon doubling.
 
 Source: Ziebart, Bagnell and Dey (2010); Levine (2018), section 3.
 """
@@ -35,10 +35,10 @@ from cai.ops.tables import Tables
 class SoftValueIteration(AbstractExactMethod):
     """Soft-optimal control under the graph's own dynamics, exactly: maximum-entropy RL.
 
-    Needs tables of the dynamics, or linear-Gaussian factors (LQR). `log_evidence` is a lower bound; `SumProduct` gives the evidence itself, and a policy
-    that counts on luck. Takes one backward pass, or the fixed point V = B V of an infinite horizon. Temperature 0 is
-    hard optimality. Without horizon, discount and terminal states it gives the gain a step and relative values.
-    `SoftPolicyIteration` is this with Newton's method always.
+    Needs tables of the dynamics, or linear-Gaussian factors (LQR). `log_evidence` is a lower bound; `SumProduct` gives
+    the evidence itself, and a policy that counts on luck. Takes one backward pass, or the fixed point V = B V of an
+    infinite horizon. Temperature 0 is hard optimality. Without horizon, discount and terminal states it gives the gain
+    a step and relative values. On tables `SoftPolicyIteration` is this with Newton's method always.
 
     Attributes:
         solver: How the fixed point of an infinite horizon is reached: `ValueIteration()`, `Newton()` and the others of

@@ -4,6 +4,8 @@
     policy_map(posterior)             pi(a|s) at one time: arrows on a grid, a heat map otherwise
     marginals_over_time(posterior)    p(s_t): small multiples on a grid, states by time otherwise
     side_by_side(a, b)                all three of two posteriors in shared colours, their difference, and the gap
+    tubes(a, b, ...)                  Gaussian marginals over time: means within one and two standard deviations
+    plane(a, b, ...)                  two coordinates of Gaussian marginals against each other, with ellipses
 
 A graph is drawn as a grid when its `state_space` is a `cai.GridSpace`. Nothing here touches pyplot, its current figure,
 the backend or rcParams: a function draws into the `ax` it is given, or makes a `matplotlib.figure.Figure` of its own
@@ -21,5 +23,6 @@ except ModuleNotFoundError as error:
 from cai.plots.comparison import side_by_side
 from cai.plots.maps import policy_map, value_map
 from cai.plots.time import marginals_over_time
+from cai.plots.tubes import plane, tubes
 
-__all__ = ["marginals_over_time", "policy_map", "side_by_side", "value_map"]
+__all__ = ["marginals_over_time", "plane", "policy_map", "side_by_side", "tubes", "value_map"]

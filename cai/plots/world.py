@@ -61,7 +61,8 @@ def world_of(posterior: Posterior) -> World:
     dynamics = graph.dynamics
     if not isinstance(dynamics, TabulatedDynamics):
         raise Unavailable(
-            f"maps are drawn of finite worlds, with tables; this one's dynamics is {type(dynamics).__name__}"
+            f"maps are drawn of finite worlds, with tables; this one's dynamics is {type(dynamics).__name__}; "
+            "cai.plots.tubes draws Gaussian marginals"
         )
     terminal = to_numpy(dynamics.terminal_mask).astype(bool)
     grid = graph.state_space if isinstance(graph.state_space, GridSpace) else None

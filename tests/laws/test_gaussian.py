@@ -181,7 +181,7 @@ def test_the_ends_of_the_dial_are_the_two_readings(options: dict) -> None:
 
 
 def test_v_rises_with_eta() -> None:
-    problem = oracles.random_problem(20, n=3, m=2)
+    problem = oracles.random_problem(20, n=3, m=2, start="none")
     problem = problem.replace(w=0.1 * problem.w)
     states = some_states(problem)
     etas = [-0.1, -0.01, 0.0, 0.01, 0.5, 1 / problem.temperature, 3.0]

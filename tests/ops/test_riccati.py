@@ -65,8 +65,7 @@ def backward_in_numpy(problem: LinearQuadratic, eta: float, b: int) -> dict[str,
     alpha, gamma = float(problem.temperature), problem.discount
     found: dict[str, list[np.ndarray]] = {"p": [p], "linear": [linear], "constant": [constant], "gain": [], "cov": []}
     for t in range(HORIZON - 1, -1, -1):
-        at = lambda x: x[t if len(x) > 1 else 0, b].numpy()  # noqa: E731
-        d, m, w = at(problem.dynamics), at(problem.cost), at(problem.noise)
+        d, m, w = (problem.at(part, t)[b].numpy() for part in (problem.dynamics, problem.cost, problem.noise))
         f, c, act = d[:N, :N], d[:N, N], d[:N, N + 1 :]
         if eta:
             turn = np.linalg.inv(np.eye(N) + eta * p @ w)

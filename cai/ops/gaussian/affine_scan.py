@@ -100,9 +100,7 @@ class _Kind:
 
 
 _VECTORS = _Kind(torch.matmul, matmul)
-_COVARIANCES = _Kind(
-    lambda phi, c: phi @ c @ phi.mT, lambda phi, c: matmul(matmul(phi, c), phi.transpose(0, 1))
-)
+_COVARIANCES = _Kind(lambda phi, c: phi @ c @ phi.mT, lambda phi, c: matmul(matmul(phi, c), phi.transpose(0, 1)))
 
 
 def _scanned(factor: Tensor, added: Tensor, start: Tensor, horizon: int, kind: _Kind) -> Tensor:

@@ -1,98 +1,29 @@
 """Linear-quadratic control by a scan over time, equal to the loop of `cai.ops.gaussian.riccati` up to rounding.
 
-What several steps make of a value is an element: with V_i(x) = -min over paths of costs, y = [x; 1] of the first state
-and y' of the state after the last step,
+The Riccati recursion is that of `cai.ops.gaussian.riccati_scan`, with a row of D and a corner of M for the one in
+y = [x; 1]; a discount scales D, that row included, by its square root. What follows from the values is computed for all
+steps at once.
 
-    cost(y, y') = max_lambda  y'J y / 2 - lambda'C lambda / 2 - lambda'(y' - A y)
-
-On x itself its parts are A and b, C, J and -eta (MATH of Särkkä and García-Fernández, 2023): with a one among the
-coordinates they are the matrices [A b; 0 1], [C 0; 0 0], [J -eta; -eta' .], and the discount scales A, the one included,
-by its square root. Two elements, first e then f, are one, and an element acts on the value P after it:
-
-    M = (I + C_e J_f)^-1:   A = A_f M A_e     C = A_f M C_e A_f' + C_f     J = A_e' M' J_f A_e + J_e
-    e . P = A_e' M' P A_e + J_e,   M = (I + C_e P)^-1
-
-A step x' = F x + B u + w with cost M in [y; u] has A = D_y - B R^-1 N', C = B R^-1 B' + eta W, J = Q - N R^-1 N'. Forming
-it takes an inverse of n rows and a product of many; the Riccati step eliminates m rows instead, in both:
-
-    G = M + D'J D,   [J; A] <- [G_yy; A D_y] - Z [Z_y]',   C <- C + Z_a Z_a',   Z the Cholesky columns of [G_yu; A D_u]
-
-So time is cut into blocks of L steps, all of which go side by side through L Riccati steps from the identity; the T / L
-elements that come out are put together by odd-even recursion (`suffix_actions`), which gives the values at the ends of
-all blocks; from these, all blocks go through L plain Riccati steps. This takes some 2 L + 2 log2(T / L) rounds. Where all
-steps are alike all blocks are one, and only the last part is left.
-
-A block starts without a value behind it, so that it needs R positive definite, not only R + B'PB.
-
-Source: Särkkä and García-Fernández (2023).
+Blocks of time start without a value behind them, so that the scan needs R positive definite, not only R + B'PB; and it
+loses digits where what some steps alone lead to is far greater than what they lead to in truth, as of unstable states
+that nothing in the running reward sees. It compares the values at the ends of its blocks with those that the loop leads
+to from there, and refuses what differs.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from cai.errors import IncompatibleMethod
-from cai.ops.gaussian.lanes import Blocks, columns, congruence, eliminated, lanes, matmul, stack
-from cai.ops.gaussian.problem import LinearQuadratic, QuadraticMessages, symmetric
-from cai.ops.gaussian.riccati import assemble, need_bearable, scaled_noise
-from cai.ops.scans.scan import suffix_actions
-
-#: How far the values at the ends of blocks may be from those of the loop from there, in the power of the precision.
-_ACCURACY = 0.6
-
-
-@dataclass(frozen=True, eq=False)
-class Element:
-    """What some steps make of the value after them; s coordinates, the one among them.
-
-    Attributes:
-        transition: A, `[T, *batch, s, s]`.
-        reach: C, `[T, *batch, s, s]`, symmetric: the inverse of what it costs to end elsewhere.
-        cost: J, `[T, *batch, s, s]`, symmetric.
-    """
-
-    transition: Tensor
-    reach: Tensor
-    cost: Tensor
-
-
-def combine(first: Element, second: Element) -> Element:
-    """Puts elements together, the first before the second; an associative product."""
-    size = first.cost.shape[-1]
-    both = torch.cat([first.transition, first.reach], -1)
-    moved = torch.linalg.solve_ex(_eye_plus(first.reach @ second.cost), both)[0]
-    to_middle, reached = moved[..., :size], moved[..., size:]
-    return Element(
-        second.transition @ to_middle,
-        symmetric(second.transition @ reached @ second.transition.mT + second.reach),
-        symmetric(to_middle.mT @ (second.cost @ first.transition) + first.cost),
-    )
-
-
-def act(element: Element, value: Tensor) -> Tensor:
-    """Gives the value before some steps, P `[..., s, s]`, of the value after them."""
-    moved = torch.linalg.solve_ex(_eye_plus(element.reach @ value), element.transition)[0]
-    return symmetric(moved.mT @ (value @ element.transition) + element.cost)
-
-
-@dataclass(frozen=True, eq=False)
-class Scanned:
-    """What a scan of the Riccati recursion gives.
-
-    Attributes:
-        values: P_t, `[T + 1, *batch, s, s]`.
-        corners: The last entry of each P_t before it was masked, `[T + 1, *batch]`.
-        columns: [Z_y; L] of each step, `[T, *batch, s + m, m]`: G_uu = L L', and the gain is -L'^-1 Z_y'.
-    """
-
-    values: Tensor
-    corners: Tensor
-    columns: Tensor
+from cai.ops.gaussian.existence import need_bearable, tilt_info
+from cai.ops.gaussian.problem import LinearQuadratic, QuadraticMessages
+from cai.ops.gaussian.riccati import assemble, scaled_noise
+from cai.ops.gaussian.riccati_scan import Scanned, riccati_scan
 
 
 def scanned_values(problem: LinearQuadratic, eta: float | Tensor) -> Tensor:
@@ -121,162 +52,9 @@ def solve_by_scan(problem: LinearQuadratic, eta: float | Tensor) -> QuadraticMes
     factors, mixed = scanned.columns[..., k:, :].tril(), scanned.columns[..., :k, :]
     gains = -torch.linalg.solve_triangular(factors.mT, mixed.mT, upper=True)
     curvatures = factors @ factors.mT
-    _need_bearable(problem, eta, scanned.values[1:])
+    if problem.noise is not None and scaled_noise(problem, eta) is not None:
+        need_bearable(tilt_info(scanned.values[1:, ..., :-1, :-1], problem.noise, eta))
     return assemble(problem, eta, scanned.corners, scanned.values, gains, curvatures, factors.detach())
-
-
-def riccati_scan(
-    dynamics: Tensor, cost: Tensor, end: Tensor, horizon: int, *, mask: Tensor, noise: Tensor | None = None
-) -> Scanned:
-    """Computes P_t = H_yy - H_yu H_uu^-1 H_uy, H = M + D' P~_{t+1} D, for all times.
-
-    Args:
-        dynamics: D, `[T or 1, *batch, s, s + m]`.
-        cost: M, symmetric, `[T or 1, *batch, s + m, s + m]`.
-        end: P_T, `[*batch, s, s]`, of the whole batch.
-        horizon: T, at least 1.
-        mask: `[s, s]`, what each P_t is multiplied by: ones, or a zero in a corner that is not to be summed up.
-        noise: eta W, `[T or 1, *batch, s, s]`, of P~ = (I + P eta W)^-1 P; None where that is zero.
-
-    Raises:
-        IncompatibleMethod: Products over time do not exist, or lose the digits of the values.
-    """
-    num_batch = end.dim() - 2
-    blocks = Blocks.of(horizon, num_batch)
-    half = 0.5 * mask[(..., *[None] * (num_batch + 1))]
-    tail, body = (
-        _Steps(cut(dynamics), cut(cost), None if noise is None else cut(noise)) for cut in (blocks.tail, blocks.body)
-    )
-    after = _passed_back(tail, lanes(end[None], num_batch), half)
-    first = stack(after.values[0])
-    at_starts = suffix_actions(combine, act, _element(body, half), first[0], blocks.count) * mask
-    within = _passed_back(body, lanes(torch.cat([at_starts[1:], first]), num_batch), half)
-    _need_digits(at_starts, stack(within.values[0]), cost, blocks.length)
-    return Scanned(
-        blocks.joined(within.values[:-1], after.values),
-        blocks.joined(within.corners[:-1], after.corners)[..., 0, 0],
-        blocks.joined(within.columns, after.columns),
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class _Steps:
-    """Steps in order of time; each of some lanes."""
-
-    dynamics: list[Tensor]
-    cost: list[Tensor]
-    noise: list[Tensor] | None
-
-
-@dataclass(frozen=True, eq=False)
-class _Passed:
-    """P before each step and after the last, their corners unmasked, and the columns of each step."""
-
-    values: list[Tensor]
-    corners: list[Tensor]
-    columns: list[Tensor]
-
-
-def _passed_back(steps: _Steps, value: Tensor, half: Tensor) -> _Passed:
-    """Takes Riccati steps from the value after them; `half` is half the mask."""
-    size = len(value)
-    corners, found = [value[-1:, -1:]], []
-    values = [value * (2.0 * half)]
-    for t in range(len(steps.dynamics) - 1, -1, -1):
-        d, now = steps.dynamics[t], values[-1]
-        if steps.noise is not None:
-            now = matmul(now, _through(now, steps.noise[t]))
-        hamiltonian = congruence(d, matmul(now, d), steps.cost[t])
-        found.append(torch.stack(columns(hamiltonian, len(hamiltonian) - size), 1))
-        value = eliminated(hamiltonian[:size, :size], found[-1].unbind(1))
-        corners.append(value[-1:, -1:])
-        values.append((value + value.transpose(0, 1)) * half)
-    return _Passed(values[::-1], corners[::-1], found[::-1])
-
-
-def _element(steps: _Steps, half: Tensor) -> Element:
-    """Puts the steps of each block together, `[K, ...]`, or `[1, ...]` where all blocks are alike.
-
-    [J; A] is one stack of 2 s rows, and C is kept with the other sign: all three are then Schur complements of one
-    matrix, [G, (A D)'; A D, -C].
-    """
-    size = len(half)
-    eye = torch.eye(size, dtype=half.dtype, device=half.device).reshape(half.shape)
-    both, reach = torch.cat([torch.zeros_like(eye), eye]), torch.zeros_like(eye)
-    for t in range(len(steps.dynamics) - 1, -1, -1):
-        if steps.noise is not None:
-            turn, back = _through(both[:size], steps.noise[t]), both[size:].transpose(0, 1)
-            reach = congruence(back, -matmul(matmul(turn, steps.noise[t]), back), reach)
-            both = matmul(both, turn)
-        moved = matmul(both, steps.dynamics[t])
-        hamiltonian = congruence(steps.dynamics[t], moved[:size], steps.cost[t])
-        passed = moved[size:].expand(-1, -1, *hamiltonian.shape[2:])
-        panel = torch.cat([hamiltonian[:size], passed, hamiltonian[size:]])
-        found = columns(panel, len(hamiltonian) - size)
-        both = eliminated(panel[: 2 * size, :size], found)
-        reach = eliminated(reach, [column[size:] for column in found])
-        both = torch.cat([0.5 * (both[:size] + both[:size].transpose(0, 1)), both[size:]])
-    value, transition = both[:size], both[size:]
-    return Element(stack(transition), -stack(reach.expand_as(value)), stack(value))
-
-
-def _through(value: Tensor, noise: Tensor) -> Tensor:
-    """Computes (I + eta W P)^-1 of lanes; it need be neither symmetric nor positive definite."""
-    return lanes(torch.linalg.inv_ex(_eye_plus(stack(noise) @ stack(value)))[0], value.dim() - 3)
-
-
-def _eye_plus(matrix: Tensor) -> Tensor:
-    return matrix + torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-
-
-def _scanned(problem: LinearQuadratic, eta: float | Tensor) -> Scanned:
-    assert problem.horizon is not None
-    batch, size, noise = problem.message_batch, problem.num_states + 1, scaled_noise(problem, eta)
-    mask = torch.ones(size, size, dtype=problem.end.dtype, device=problem.end.device)
-    mask[-1, -1] = 0.0
-    return riccati_scan(
-        math.sqrt(problem.discount) * problem.dynamics,
-        problem.cost,
-        problem.end.expand(*batch, size, size),
-        problem.horizon,
-        mask=mask,
-        noise=None if noise is None else pad(noise, (0, 1, 0, 1)),
-    )
-
-
-def _need_digits(scanned: Tensor, stepped: Tensor, cost: Tensor, length: int) -> None:
-    """Refuses values at the starts of blocks, `[K, *batch, s, s]`, that differ from those that steps lead to."""
-    with torch.no_grad():
-        allowed = torch.finfo(stepped.dtype).eps ** _ACCURACY * stepped.abs().amax((-2, -1))
-        good = ((scanned - stepped).abs().amax((-2, -1)) <= allowed).reshape(len(stepped), -1).all(1)
-    if good.all():
-        return
-    advice = "take schedule=Sequential()"
-    size = stepped.shape[-1]
-    indefinite = torch.linalg.cholesky_ex(cost[..., size:, size:].detach()).info.reshape(len(cost), -1).any(1)
-    if indefinite.any():
-        t = int(indefinite.nonzero()[0, 0])
-        raise IncompatibleMethod(
-            f"a scan over time needs a cost of actions that is positive definite by itself, and that of time {t} is not "
-            f"(QuadraticReward: R); {advice}, which needs R + B'PB positive definite"
-        )
-    t = length * int((~good).nonzero().max())
-    raise IncompatibleMethod(
-        f"a scan over time loses the digits of the values before time {t + length}: what some steps alone lead to is "
-        f"not finite, not convex, or of too different sizes; {advice}, which goes back from the end"
-    )
-
-
-def _need_bearable(problem: LinearQuadratic, eta: float | Tensor, after: Tensor) -> None:
-    """Raises `IncompatibleMethod` where I + eta P W is not positive definite; P is `[T, *batch, n + 1, n + 1]`."""
-    noise = scaled_noise(problem.detached, eta)
-    if noise is None:
-        return
-    n, sign = problem.num_states, -1.0 if float(eta) < 0 else 1.0
-    levels, vectors = torch.linalg.eigh(sign * noise.detach())
-    root = vectors * levels.clamp(min=0.0).sqrt()[..., None, :]
-    inner = _eye_plus(sign * (root.mT @ after.detach()[..., :n, :n] @ root))
-    need_bearable(torch.linalg.cholesky_ex(inner).info)
 
 
 def pays_to_scan(batch: int, horizon: int, num_states: int) -> bool:
@@ -288,3 +66,38 @@ def pays_to_scan(batch: int, horizon: int, num_states: int) -> bool:
         num_states: n.
     """
     return horizon >= 100 and batch * num_states <= 64
+
+
+def _scanned(problem: LinearQuadratic, eta: float | Tensor) -> Scanned:
+    assert problem.horizon is not None
+    batch, size, noise = problem.message_batch, problem.num_states + 1, scaled_noise(problem, eta)
+    mask = torch.ones(size, size, dtype=problem.end.dtype, device=problem.end.device)
+    mask[-1, -1] = 0.0
+    scanned = riccati_scan(
+        math.sqrt(problem.discount) * problem.dynamics,
+        problem.cost,
+        problem.end.expand(*batch, size, size),
+        problem.horizon,
+        mask=mask,
+        noise=None if noise is None else pad(noise, (0, 1, 0, 1)),
+    )
+    if scanned.lost is not None:
+        _refuse(problem, scanned.lost)
+    return scanned
+
+
+def _refuse(problem: LinearQuadratic, lost: int) -> NoReturn:
+    advice, size = "schedule=Sequential() is the loop", problem.num_states + 1
+    indefinite = (
+        torch.linalg.cholesky_ex(problem.cost[..., size:, size:].detach()).info.reshape(len(problem.cost), -1).any(1)
+    )
+    if indefinite.any():
+        t = int(indefinite.nonzero()[0, 0])
+        raise IncompatibleMethod(
+            f"a scan over time needs a cost of actions that is positive definite by itself, and that of time {t} is "
+            f"not (QuadraticReward: R); {advice}, which needs R + B'PB positive definite"
+        )
+    raise IncompatibleMethod(
+        f"a scan over time loses the digits of the values before time {lost}: what some steps alone lead to is not "
+        f"finite, not convex, or of too different sizes; {advice}, which goes back from the end"
+    )

@@ -47,8 +47,8 @@ class Blocks:
     def of(cls, horizon: int, num_batch: int) -> Blocks:
         """Cuts a horizon of at least 1 into blocks of a length that grows with its square root.
 
-        A step of a block is some 50 calls of microseconds, whose number stands against that of the blocks, each of which
-        takes a share of the solves and products that put them together.
+        A step of a block is some 50 calls of microseconds each, whose number stands against the solves and products
+        that put the blocks together.
         """
         length = min(max(4, math.isqrt(horizon) // 6), _LONGEST, horizon)
         return cls(length, horizon // length, horizon % length, num_batch)

@@ -1,7 +1,7 @@
 """Forward messages of a linear-quadratic problem: means and covariances of states and actions.
 
-Under the policy u ~ N(K y, Sigma), y = [x; 1], and messages read with eta (`cai.ops.gaussian.riccati`), the next state is
-tilted by exp(eta V):
+Under the policy u ~ N(K y, Sigma), y = [x; 1], and messages read with eta (`cai.ops.gaussian.riccati`), the next state
+is tilted by exp(eta V):
 
     x' ~ N(G (F x + B u + c - eta W p), G W),      G = (I + eta W P)^-1
 
@@ -14,7 +14,8 @@ Their gradient is one more such problem with the same gains and factors and a li
 where the gradient of the messages is a sweep of matrices. With multipliers lambda = P y and, of the second problem,
 dz and dlambda,
 
-    M_bar = -(dz z' + z dz') / 2,   D_bar = -(dlambda z' + lambda dz'),   (eta W)_bar = (dlambda lambda' + lambda dlambda') / 2
+    M_bar = -(dz z' + z dz') / 2,   D_bar = -(dlambda z' + lambda dz')
+    (eta W)_bar = (dlambda lambda' + lambda dlambda') / 2
 
 Source: Amos et al. (2018) for the gradient; Toussaint (2009) for the messages.
 """

@@ -19,6 +19,7 @@ Tensors are `[T, *batch, ...]`, or `[1, *batch, ...]` where all steps are alike,
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,9 +105,18 @@ class LinearQuadratic:
     @property
     def detached(self) -> LinearQuadratic:
         """The same problem without gradients."""
-        changes = {
+        changes: dict[str, Any] = {
             name: value.detach()
-            for name in ("dynamics", "noise", "cost", "prior", "end", "initial_mean", "initial_covariance", "temperature")
+            for name in (
+                "dynamics",
+                "noise",
+                "cost",
+                "prior",
+                "end",
+                "initial_mean",
+                "initial_covariance",
+                "temperature",
+            )
             if isinstance(value := getattr(self, name), Tensor)
         }
         return replace(self, **changes)
@@ -127,9 +137,9 @@ class QuadraticMessages:
         constants: s_t, float64, `[T + 1, *batch]` or `[1, *batch]`, reward units.
         gains: K_t, `[T, *batch, m, n + 1]` or `[1, ...]`.
         covariances: Sigma_t, `[T, *batch, m, m]` or `[1, ...]`; zero at temperature 0.
-        factors: The Cholesky factor of H_uu = alpha Sigma_t^-1, `[T, *batch, m, m]` or `[1, ...]`, without gradient; None
-            where actions at their limits have no spread.
-        gain: What every further step is worth, `[*batch]`, reward units, where the horizon is infinite and undiscounted.
+        factors: The Cholesky factor of H_uu = alpha Sigma_t^-1, `[T, *batch, m, m]` or `[1, ...]`, without gradient;
+            None where actions at their limits have no spread.
+        gain: What every further step is worth, `[*batch]`, reward units, on an infinite horizon without discount.
     """
 
     values: Tensor

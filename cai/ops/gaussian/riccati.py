@@ -1,14 +1,14 @@
 """Backward messages of a linear-quadratic problem: the Riccati recursion, and its adjoint.
 
-With y = [x; 1], z = [x; 1; u] (see `cai.ops.gaussian.problem`), V_{t+1}(x) = -y'Py/2 and one parameter eta that says how
-luck is read, (1/eta) log E exp(eta V) (0 is the plain mean, 1/alpha the posterior, below 0 averse to risk):
+With y = [x; 1], z = [x; 1; u] (see `cai.ops.gaussian.problem`), V_{t+1}(x) = -y'Py/2 and one parameter eta that says
+how luck is read, (1/eta) log E exp(eta V) (0 is the plain mean, 1/alpha the posterior, below 0 averse to risk):
 
     P~ = (I + eta P W)^-1 P                  through the noise
     H  = M + gamma D' P~ D                   Q_t = -z'Hz/2
     K  = -H_uu^-1 H_uy,  P_t = H_yy + H_yu K                  V_t = alpha log integral exp(Q_t / alpha) du
 
-and the constants, s_t = -corner(P_t)/2 + gamma (s_{t+1} + nu) + (alpha/2) (m log(2 pi alpha) - logdet H_uu), where nu is
--tr(PW)/2, or -logdet(I + eta P W) / (2 eta).
+and the constants, s_t = -corner(P_t)/2 + gamma (s_{t+1} + nu) + (alpha/2) (m log(2 pi alpha) - logdet H_uu), where nu
+is -tr(PW)/2, or -logdet(I + eta P W) / (2 eta).
 
 Adjoint. At the optimum K's own variation drops out of P, dP_t = Y' dH_t Y with Y = [I; K], so that the only recursion
 is S_{t+1} = P_bar_{t+1} + Phi S_t Phi' forward in time, Phi = sqrt(gamma) (I - eta W P~) D Y the closed loop. All else
@@ -24,15 +24,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from cai.errors import IncompatibleMethod, NonFinite
-from cai.ops.gaussian.problem import LinearQuadratic, QuadraticMessages, flat, summed, symmetric
+from cai.ops.gaussian.existence import need_concave, root_of, sign_of
+from cai.ops.gaussian.problem import LinearQuadratic, QuadraticMessages, flat, symmetric
+from cai.ops.gaussian.recursion import Recursion
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +69,7 @@ def solve(problem: LinearQuadratic, eta: float | Tensor) -> QuadraticMessages:
     flattened = [flat(part, batch) for part in parts]
     halves = None if factor is None else flat(factor, batch)
     arguments = (problem.horizon, problem.discount, sign, halves, *flattened)
-    values, corners, gains, curvatures, factors = _Recursion.apply(*arguments)
+    values, corners, gains, curvatures, factors = Recursion.apply(*arguments)
     shaped = [x.reshape(len(x), *batch, *x.shape[-2:]) for x in (values, gains, curvatures, factors)]
     return assemble(problem, eta, corners.reshape(-1, *batch), *shaped)
 
@@ -210,33 +209,6 @@ def scaled_noise(problem: LinearQuadratic, eta: float | Tensor) -> Tensor | None
     return eta * problem.noise
 
 
-def need_concave(info: Tensor) -> None:
-    """Raises `IncompatibleMethod` unless all factorisations of H_uu went well: info is `[T, ...]`, of LAPACK."""
-    if (info != 0).any():
-        t = int((info != 0).nonzero()[-1, 0])
-        raise IncompatibleMethod(
-            f"the soft maximum over actions does not exist at time {t}: H_uu = R + gamma B'PB is not positive definite "
-            "there; the reward must be concave in the action (QuadraticReward: R positive definite)"
-        )
-
-
-def need_bearable(info: Tensor) -> None:
-    """Raises `IncompatibleMethod` unless I + eta P W was positive definite at all times: info is `[T, ...]`."""
-    if (info != 0).any():
-        t = int((info != 0).nonzero()[-1, 0])
-        raise IncompatibleMethod(
-            f"the expectation of exp(eta V) does not exist at time {t + 1}: I + eta P W is not positive definite there; "
-            "take eta nearer to zero, less noise, or a shorter horizon"
-        )
-
-
-def need_finite(values: Tensor, *, first: int = 0) -> None:
-    """Raises `NonFinite` at the last time at which P, `[T + 1, ...]` from a first time on, is not finite."""
-    if not torch.isfinite(values).all():
-        t = first + int((~torch.isfinite(values)).nonzero()[:, 0].max())
-        raise NonFinite(f"the value's quadratic form is not finite at time {t} (the recursion runs backward from the end)")
-
-
 def _logdet(matrix: Tensor) -> Tensor:
     return torch.linalg.slogdet(matrix).logabsdet
 
@@ -246,120 +218,5 @@ def _scaled_noise(problem: LinearQuadratic, eta: float | Tensor) -> tuple[Tensor
     noise = scaled_noise(problem, eta)
     if noise is None:
         return None, None, 1.0
-    sign = -1.0 if float(eta) < 0 else 1.0
-    levels, vectors = torch.linalg.eigh(sign * noise.detach())
-    return noise, pad(vectors * levels.clamp(min=0.0).sqrt()[..., None, :], (0, 0, 0, 1)), sign
-
-
-class _Recursion(torch.autograd.Function):
-    """The recursion and its adjoint; time first, one batch dimension."""
-
-    @staticmethod
-    def forward(ctx: Any, horizon: int, discount: float, sign: float, root: Tensor | None, *parts: Tensor) -> Any:
-        dynamics, cost, end = parts[:3]
-        size, k = dynamics.shape[1], end.shape[-1]
-        like = {"dtype": end.dtype, "device": end.device}
-        values = torch.empty(horizon + 1, size, k, k, **like)
-        tilted = values[1:] if root is None else torch.empty(horizon, size, k, k, **like)
-        gains = torch.empty(horizon, size, cost.shape[-1] - k, k, **like)
-        factors = torch.empty(horizon, size, gains.shape[2], gains.shape[2], **like)
-        infos, tilts = [None] * horizon, [None] * horizon
-        corners = torch.empty(horizon + 1, size, **like)
-        values[horizon], corners[horizon] = end[0], end[0, :, -1, -1]
-        values[horizon, :, -1, -1] = 0.0
-        turned, steps = dynamics.mT, [dynamics.unbind(0), cost.unbind(0)]
-        turned_steps, roots = turned.unbind(0), None if root is None else root.unbind(0)
-        for t in range(horizon - 1, -1, -1):
-            now = values[t + 1]
-            if roots is not None:
-                now, tilts[t] = _tilt(now, roots[t if len(roots) > 1 else 0], sign, out=tilted[t])
-            d, m = (part[t if len(part) > 1 else 0] for part in steps)
-            h = torch.baddbmm(m, turned_steps[t if len(turned_steps) > 1 else 0].bmm(now), d, alpha=discount)
-            h_uy = h[:, k:, :k]
-            factor, infos[t] = torch.linalg.cholesky_ex(h[:, k:, k:])
-            gain = torch.cholesky_solve(h_uy, factor)
-            gains[t], factors[t] = gain, factor
-            value = torch.baddbmm(h[:, :k, :k], h_uy.mT, gain, alpha=-1.0)
-            torch.add(value, value.mT, out=values[t]).mul_(0.5)
-            corners[t] = values[t, :, -1, -1]
-            values[t, :, -1, -1] = 0.0
-        if root is not None:
-            need_bearable(torch.stack(tilts))  # type: ignore[arg-type]
-        _need_answer(torch.stack(infos), values, tilted, dynamics)  # type: ignore[arg-type]
-        gains.neg_()
-        ctx.save_for_backward(values, gains, factors, *parts, *([] if root is None else [tilted]))
-        ctx.discount = discount
-        ctx.mark_non_differentiable(factors)
-        return values, corners, gains, factors @ factors.mT, factors
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *outputs: Tensor) -> Any:
-        values, gains, factors, dynamics, cost, end, *noise = ctx.saved_tensors
-        tilted = noise[1] if noise else values[1:]
-        k = end.shape[-1]
-        closed = torch.cat([_identity(k, values[0]).expand(len(gains), -1, k, k), gains], -2)
-        own = _of_gains(gains, factors, outputs[2], outputs[3])
-        to_next = dynamics
-        if noise:  # through the noise: (I + eta W P)^-1 = I - eta W P~
-            to_next = dynamics - pad(noise[0], (0, 1, 0, 1)) @ (tilted @ dynamics)
-        base = symmetric(outputs[0])
-        base[1:] += ctx.discount * (to_next @ own @ to_next.mT)
-        base[:, :, -1, -1] = outputs[1]
-        passed = _passed_on(base, math.sqrt(ctx.discount) * (to_next @ closed))
-        of_cost = own.add_(closed @ passed[:-1] @ closed.mT)
-        moved = ctx.discount * (dynamics @ of_cost)
-        of_dynamics = 2.0 * (tilted @ moved)
-        of_noise = []
-        if noise:
-            n = noise[0].shape[-1]
-            of_noise = [summed(-(tilted @ (moved @ dynamics.mT) @ tilted)[..., :n, :n], noise[0])]
-        parts = [summed(of_dynamics, dynamics), summed(of_cost, cost), passed[-1:], *of_noise]
-        return None, None, None, None, *parts
-
-
-def _of_gains(gains: Tensor, factors: Tensor, of_gains: Tensor, of_curvatures: Tensor) -> Tensor:
-    """What gradients of K and H_uu say of H: `[T, B, d, d]`, symmetric; dK = -H_uu^-1 (dH_uy + dH_uu K)."""
-    of_mixed = -torch.cholesky_solve(of_gains, factors)
-    m, k = of_mixed.shape[-2:]
-    total = gains.new_zeros(*gains.shape[:-2], k + m, k + m)
-    total[..., k:, :k] = 0.5 * of_mixed
-    total[..., :k, k:] = 0.5 * of_mixed.mT
-    total[..., k:, k:] = symmetric(of_curvatures + of_mixed @ gains.mT)
-    return total
-
-
-def _passed_on(base: Tensor, closed: Tensor) -> Tensor:
-    """Computes S_{t+1} = base_{t+1} + Phi_t S_t Phi_t', nothing of it into the corner: `[T + 1, B, k, k]`."""
-    now, all_of_it = base[0], [base[0]]
-    for phi, turned, own in zip(closed.unbind(0), closed.mT.unbind(0), base[1:].unbind(0), strict=True):
-        now = torch.baddbmm(own, phi.bmm(now), turned)
-        now[:, -1, -1] = own[:, -1, -1]
-        all_of_it.append(now)
-    return torch.stack(all_of_it)
-
-
-def _need_answer(info: Tensor, values: Tensor, tilted: Tensor, dynamics: Tensor) -> None:
-    """Raises the error of the last time at which the recursion went wrong: too large a number, or no concavity."""
-    if not (info != 0).any():
-        need_finite(values)
-        return
-    t = int((info != 0).nonzero()[-1, 0])
-    last = dynamics[t if len(dynamics) > 1 else 0]
-    need_finite(values[t + 1 :], first=t + 1)
-    if not torch.isfinite(last.mT @ tilted[t] @ last).all():
-        need_finite(values[: t + 1])
-    need_concave(info)
-
-
-def _tilt(values: Tensor, root: Tensor, sign: float, *, out: Tensor) -> tuple[Tensor, Tensor]:
-    """Computes P~ = P - s X (I + s S'X)^-1 X', X = P S, with |eta| W = S S' and s the sign of eta."""
-    half = values.bmm(root)
-    inner = torch.baddbmm(_identity(root.shape[-1], root), root.mT, half, alpha=sign)
-    factor, info = torch.linalg.cholesky_ex(inner)
-    half = torch.linalg.solve_triangular(factor, half.mT, upper=False)
-    return torch.baddbmm(values, half.mT, half, alpha=-sign, out=out), info
-
-
-def _identity(size: int, like: Tensor) -> Tensor:
-    return torch.eye(size, dtype=like.dtype, device=like.device).expand(len(like), size, size)
+    sign = sign_of(eta)
+    return noise, pad(root_of(sign * noise), (0, 0, 0, 1)), sign

@@ -26,6 +26,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from cai.errors import IncompatibleMethod
+from cai.ops.gaussian.existence import tilt_info
 from cai.ops.gaussian.marginals import closed_loop
 from cai.ops.gaussian.problem import LinearQuadratic, QuadraticMessages, quadratic_form, symmetric, with_one
 from cai.ops.gaussian.riccati import (
@@ -37,6 +38,7 @@ from cai.ops.gaussian.riccati import (
     through_noise,
     without_corner,
 )
+from cai.ops.tables import as_number
 
 #: Rounds of doubling: 2^64 steps.
 _MAX_ROUNDS = 64
@@ -74,7 +76,7 @@ def solve_stationary(problem: LinearQuadratic, eta: float | Tensor) -> Stationar
     """
     with torch.no_grad():
         plain = problem.detached
-        risk = float(eta)
+        risk = as_number(eta)
         found = _quadratic_part(plain, risk)
         values = _with_linear_part(plain, risk, found.values)
         _need_bearable(plain, risk, values)
@@ -214,23 +216,19 @@ def _need_stable(phi: Tensor, discount: float) -> None:
     radius = float(spectral_radius(phi).max()) * math.sqrt(discount)
     if not radius < 1.0:
         raise IncompatibleMethod(
-            f"the closed loop is not stable: the spectral radius of {'Phi' if discount == 1.0 else 'sqrt(gamma) Phi'} is "
+            f"the closed loop is not stable: its spectral radius{'' if discount == 1.0 else ' times sqrt(gamma)'} is "
             f"{radius:.6g}; a mode that the reward does not see goes its own way. Give a finite horizon, a smaller "
             "discount, or a reward that sees it"
         )
 
 
 def _need_bearable(problem: LinearQuadratic, eta: float, values: Tensor) -> None:
-    """Raises `IncompatibleMethod` where E exp(eta V) of the fixed point does not exist, which only eta < 0 can bring."""
-    if eta < 0.0 and problem.noise is not None:
-        levels, vectors = torch.linalg.eigh(-eta * problem.noise)
-        root = vectors * levels.clamp(min=0.0).sqrt()[..., None, :]
-        inner = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device) - root.mT @ _quadratic(values) @ root
-        if (torch.linalg.cholesky_ex(inner).info != 0).any():
-            raise IncompatibleMethod(
-                "the expectation of exp(eta V) does not exist on this infinite horizon: I + eta P W is not positive "
-                "definite at the fixed point; take eta nearer to zero, less noise, or a finite horizon"
-            )
+    """Raises `IncompatibleMethod` where E exp(eta V) of the fixed point does not exist, which eta < 0 can bring."""
+    if eta < 0.0 and problem.noise is not None and (tilt_info(_quadratic(values), problem.noise, eta) != 0).any():
+        raise IncompatibleMethod(
+            "the expectation of exp(eta V) does not exist on this infinite horizon: I + eta P W is not positive "
+            "definite at the fixed point; take eta nearer to zero, less noise, or a finite horizon"
+        )
 
 
 def _step(problem: LinearQuadratic, eta: float | Tensor, values: Tensor) -> Backup:
@@ -257,7 +255,7 @@ def _attached(problem: LinearQuadratic, eta: float | Tensor, values: Tensor) -> 
     if not problem.learns and not (isinstance(eta, Tensor) and eta.requires_grad):
         return values
     step = _step(problem, eta, values)
-    closed = _closed(problem.detached, float(eta), values, step.gains.detach())
+    closed = _closed(problem.detached, as_number(eta), values, step.gains.detach())
     return _FixedPoint.apply(without_corner(step.values), closed, problem.discount)
 
 

@@ -1,11 +1,11 @@
 """The backward pass of iterative LQR and of differential dynamic programming, batched over problems.
 
-With V'(dx) = dx'P'dx/2 + p'dx at the next step, and everything as in `cai.ops.shooting.problem`,
+With V'(dx) = dx'P'dx/2 + p'dx at the next step, and w = [du; dx], z = [du; dx; 1], y = [dx; 1],
 
-    H = [l_ww  l_w] + gamma [B F]' [P'[B F]  p' + P'd]            rows w = [du; dx], columns z = [du; dx; 1]
+    H = [l_ww  l_w] + gamma [B F]' [P'[B F]  p' + P'd]            rows w, columns z
         (+ gamma sum_i (p' + P'd)_i d2f_i/dw2   with second derivatives of the dynamics)
     H~_u = H_u + mu B'[B F 0]                                     the regularised rows of the controls
-    [K k] = -H~_uu^-1 H~_uy                                       y = [dx; 1]
+    [K k] = -H~_uu^-1 H~_uy
     [P p] = H_xy + H_xu [K k] + K'(H_uy + H_uu [K k])             the value of these gains, unregularised
 
 The parameter mu is a penalty mu |x' - x*'|^2 / 2 on moves away from the trajectory, one for each batch element. With
@@ -27,29 +27,42 @@ import torch
 from torch import Tensor
 
 from cai.ops.shooting.box_qp import box_qp, solve_free
+from cai.ops.shooting.layouts import AbstractLayout
 
 
 @dataclass(frozen=True, eq=False)
 class LocalModel:
-    """A problem around a trajectory; w = [u; x].
+    """A problem around a trajectory.
 
     Attributes:
-        moves: [B F d], `[T, B, n, m + n + 1]`.
-        slopes: [H g] of the costs, `[T, B, m + n, m + n + 1]`.
-        end: [H g] of the last state, `[B, n, n + 1]`.
+        layout: How the tensors are stored.
+        moves: [B F d; 0 0 1], so that [dx'; 1] = moves z, `[T, B, n + 1, m + n + 1]`.
+        slopes: [l_ww l_w] of the costs, `[T, B, m + n, m + n + 1]`.
+        end: [l_xx l_x] of the last state, `[B, n, n + 1]`.
         discount: gamma.
-        bends: Gives d2f/dw2 of step t, `[B, n, m + n, m + n]`, or is None where they are left out.
+        bends: Gives d2f/dw2 of step t, `[B, n, m + n, m + n]`, or None where it is zero; or is None to leave them out.
         low: Lower bounds of du, `[T, B, m]`, or None without limits.
         high: Upper bounds of du, `[T, B, m]`, or None without limits.
     """
 
+    layout: AbstractLayout
     moves: Tensor
     slopes: Tensor
     end: Tensor
     discount: float = 1.0
-    bends: Callable[[int], Tensor] | None = None
+    bends: Callable[[int], Tensor | None] | None = None
     low: Tensor | None = None
     high: Tensor | None = None
+
+    @property
+    def num_states(self) -> int:
+        """Number of state coordinates n."""
+        return self.end.shape[-2]
+
+    @property
+    def num_actions(self) -> int:
+        """Number of action coordinates m."""
+        return self.slopes.shape[-2] - self.end.shape[-2]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,14 +71,12 @@ class BackwardPass:
 
     Attributes:
         gains: [K k], `[T, B, m, n + 1]`.
-        values: [P p], `[T + 1, B, n, n + 1]`.
         slope: sum_t gamma^t k'H_u1, `[B]`, float64: the first derivative of the cost by the step size.
         bend: sum_t gamma^t k'H_uu k, `[B]`, float64: the second.
         definite: Whether all H~_uu are positive definite and finite, `[B]`, bool.
     """
 
     gains: Tensor
-    values: Tensor
     slope: Tensor
     bend: Tensor
     definite: Tensor
@@ -76,8 +87,7 @@ class BackwardPass:
 
     def select(self, index: Tensor) -> BackwardPass:
         """Gives the passes of some batch elements; `index` is `[k]`."""
-        timed = (self.gains[:, index], self.values[:, index])
-        return BackwardPass(*timed, self.slope[index], self.bend[index], self.definite[index])
+        return BackwardPass(self.gains[:, index], self.slope[index], self.bend[index], self.definite[index])
 
 
 def backward_pass(model: LocalModel, regularisation: Tensor) -> BackwardPass:
@@ -87,53 +97,65 @@ def backward_pass(model: LocalModel, regularisation: Tensor) -> BackwardPass:
         model: The problem around a trajectory.
         regularisation: mu >= 0, `[B]`, cost units over squared state units.
     """
-    num_steps, batch, n, d = model.moves.shape
-    m, like = d - n - 1, {"dtype": model.moves.dtype, "device": model.moves.device}
-    # Every block that a step reads or writes is a view made here, and every step writes in place: at these sizes the
-    # time goes into calls, not into arithmetic.
-    hamiltonian = model.slopes.clone()
-    values = torch.empty(num_steps + 1, batch, n, n + 1, **like)
-    gains = torch.empty(num_steps, batch, m, n + 1, **like)
-    values[-1] = model.end
-    last_row = torch.zeros(num_steps, batch, 1, d, **like)
-    last_row[..., -1] = 1.0
-    moves = torch.cat([model.moves, last_row], -2).unbind(0)
-    turned = (model.discount * model.moves[..., :-1]).mT.unbind(0)
-    carried = torch.empty(batch, n, d, **like)
-    hxy, hxu = hamiltonian[..., m:, m:].unbind(0), hamiltonian[..., m:, :m].unbind(0)
-    huy, huu = hamiltonian[..., :m, m:].unbind(0), hamiltonian[..., :m, :m].unbind(0)
-    forms, gains_x = values[..., :n].unbind(0), gains[..., :n].mT.unbind(0)
-    all_h, all_values, all_gains = hamiltonian.unbind(0), values.unbind(0), gains.unbind(0)
-    regularised = _Regularised(model, hamiltonian, regularisation)
-    rule = _rule(model, regularised.rows, gains)
-    exact = regularised.rows is hamiltonian and model.low is None
+    layout, n, m = model.layout, model.num_states, model.num_actions
+    num_steps, batch = model.moves.shape[:2]
+    kept = layout.empty(num_steps, batch, m, n + m + 1, like=model.moves)
+    gains = layout.empty(num_steps, batch, m, n + 1, like=model.moves)
+    work = _Workspace(model)
+    rule, added = _rule(model, work), _regularising(model, regularisation)
+    moves, turned = layout.steps(model.moves), layout.transposed(model.moves[..., :n, :-1])
+    slopes, all_kept, all_gains = layout.steps(model.slopes), layout.steps(kept), layout.steps(gains)
     for t in range(num_steps - 1, -1, -1):
-        torch.bmm(all_values[t + 1], moves[t], out=carried)
-        all_h[t].baddbmm_(turned[t], carried)
+        carried = layout.product(work.value, moves[t])
+        if model.discount != 1.0:
+            carried *= model.discount
+        layout.add_product(work.h.copy_(slopes[t]), turned[t], carried)
         if model.bends is not None:
-            _add_bend(all_h[t], carried[..., -1], model.bends(t), model.discount)
-        regularised.fill(t)
-        rule(t)
-        value = torch.baddbmm(hxy[t], hxu[t], all_gains[t], out=all_values[t])
-        if not exact:  # otherwise what follows is zero
-            value.baddbmm_(gains_x[t], torch.baddbmm(huy[t], huu[t], all_gains[t]))
-        forms[t].copy_(0.5 * (forms[t] + forms[t].mT))
-    return _assembled(model.discount, hamiltonian, regularised.rows[..., :m, :m], values, gains)
+            _add_bend(layout.batch_first(work.h), layout.batch_first(carried)[..., -1], model.bends(t))
+        all_kept[t].copy_(work.hu)
+        rule(t, None if added is None else added[t])
+        all_gains[t].copy_(work.gain)
+        layout.add_product(work.value.copy_(work.hxy), work.hxu, work.gain)
+        if added is not None or model.low is not None:  # otherwise what is added here is zero
+            layout.add_product(work.value, work.feedback, layout.add_product(work.huy.clone(), work.huu, work.gain))
+        work.form.copy_(torch.lerp(work.form, work.turned_form, 0.5))
+    return _assembled(model, kept, gains, regularisation)
+
+
+class _Workspace:
+    """What one step of the recursion reads and writes: one place for all steps, and views of its blocks.
+
+    Steps write in place into views made once, since the time goes into calls and not into arithmetic.
+    """
+
+    def __init__(self, model: LocalModel) -> None:
+        layout, n, m, batch = model.layout, model.num_states, model.num_actions, model.moves.shape[1]
+        values = layout.empty(1, batch, n, n + 1, like=model.moves).copy_(model.end)
+        h = layout.empty(1, batch, n + m, n + m + 1, like=model.moves)
+        gains = layout.empty(1, batch, m, n + 1, like=model.moves)
+        (self.value,), (self.form,) = layout.steps(values), layout.steps(values[..., :n])
+        (self.turned_form,) = layout.transposed(values[..., :n])
+        (self.h,), (self.hu,) = layout.steps(h), layout.steps(h[..., :m, :])
+        (self.huu,), (self.huy,) = layout.steps(h[..., :m, :m]), layout.steps(h[..., :m, m:])
+        (self.hxu,), (self.hxy,) = layout.steps(h[..., m:, :m]), layout.steps(h[..., m:, m:])
+        (self.gain,), (self.offset,) = layout.steps(gains), layout.steps(gains[..., n:])
+        (self.feedback,) = layout.transposed(gains[..., :n])
 
 
 def with_gaps(model: LocalModel, backward: BackwardPass) -> BackwardPass:
     """Takes the closing of gaps into account in what is promised: by a rollout of the linear model.
 
     Along du = K dx + a k, dx' = F dx + B du + a d all deviations grow with a, and the quadratic model of the cost is
-    a sum w'g + a^2 sum w'H w / 2 with w those of a = 1.
+    a sum w'l_w + a^2 sum w'l_ww w / 2 with w those of a = 1.
 
     Args:
-        model: The problem around a trajectory, gaps d in the last column of its moves.
+        model: The problem around a trajectory.
         backward: Its backward pass.
     """
-    state = torch.zeros_like(model.moves[0, ..., -1])
+    n = model.num_states
+    state = torch.zeros_like(model.end[..., 0])
     joint = []
-    for gain, move in zip(backward.gains.unbind(0), model.moves.unbind(0), strict=True):
+    for gain, move in zip(backward.gains.unbind(0), model.moves[..., :n, :].unbind(0), strict=True):
         action = torch.baddbmm(gain[..., -1:], gain[..., :-1], state[..., None])
         both = torch.cat([action.squeeze(-1), state], -1)
         joint.append(both)
@@ -141,81 +163,92 @@ def with_gaps(model: LocalModel, backward: BackwardPass) -> BackwardPass:
     steps = _parts_along(model.slopes, torch.stack(joint))
     end = _parts_along(model.end, state)
     weights = model.discount ** torch.arange(len(joint) + 1, dtype=torch.float64, device=state.device)
-    sums = [torch.tensordot(weights, torch.cat([a, b[None]]).double(), 1) for a, b in zip(steps, end, strict=True)]
-    return replace(backward, slope=sums[0], bend=sums[1], definite=backward.definite & torch.isfinite(sum(sums)))
+    slope, bend = (
+        torch.tensordot(weights, torch.cat([a, b[None]]).double(), 1) for a, b in zip(steps, end, strict=True)
+    )
+    return replace(backward, slope=slope, bend=bend, definite=backward.definite & torch.isfinite(slope + bend))
 
 
 def _parts_along(slopes: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """w'g and w'Hw, of [H g] `[..., k, k + 1]` and w `[..., k]`."""
-    curved = (slopes[..., :-1] @ direction[..., None]).squeeze(-1)
+    """w'l_w and w'l_ww w, of [l_ww l_w] `[..., k, k + 1]` and w `[..., k]`."""
+    curved = (slopes[..., :-1] * direction[..., None, :]).sum(-1)
     return (slopes[..., -1] * direction).sum(-1), (curved * direction).sum(-1)
 
 
-class _Regularised:
-    """The rows of the controls, with mu B'[B F 0] added where any mu is above zero."""
-
-    def __init__(self, model: LocalModel, hamiltonian: Tensor, regularisation: Tensor) -> None:
-        self.rows, self._steps = hamiltonian, None
-        if not (regularisation > 0).any():
-            return
-        m = model.moves.shape[-1] - model.moves.shape[-2] - 1
-        joint = torch.cat([model.moves[..., :-1], torch.zeros_like(model.moves[..., -1:])], -1)
-        added = regularisation[:, None, None] * (model.moves[..., :m].mT @ joint)
-        self.rows = torch.empty_like(added)
-        self._steps = tuple(part.unbind(0) for part in (hamiltonian[..., :m, :], added, self.rows))
-
-    def fill(self, t: int) -> None:
-        """Writes the rows of step t."""
-        if self._steps is not None:
-            plain, added, rows = self._steps
-            torch.add(plain[t], added[t], out=rows[t])
+def _regularising(model: LocalModel, regularisation: Tensor) -> tuple[Tensor, ...] | None:
+    """Gives mu B'[B F] of each step, or None where all mu are zero."""
+    if not (regularisation > 0).any():
+        return None
+    n, m = model.num_states, model.num_actions
+    b, joint = model.moves[..., :n, :m], model.moves[..., :n, :-1]
+    added = model.layout.empty(*model.moves.shape[:2], m, n + m + 1, like=model.moves)
+    added[..., :-1] = (regularisation.to(b.dtype)[:, None, None] * b.mT) @ joint
+    added[..., -1] = 0.0
+    return model.layout.steps(added)
 
 
-def _rule(model: LocalModel, rows: Tensor, gains: Tensor) -> Callable[[int], None]:
-    """Gives what writes the gains of step t, given the rows of its controls: by their number, and by the limits."""
-    m, n = gains.shape[-2], gains.shape[-1] - 1
-    curvatures, sides, outputs = (part.unbind(0) for part in (rows[..., :m, :m], rows[..., :m, m:], gains))
+def _rule(model: LocalModel, work: _Workspace) -> Callable[[int, Tensor | None], None]:
+    """Gives what computes the gains of step t, once H is there, with what regularises its rows: by limits or none."""
+    layout, m, n = model.layout, model.num_actions, model.num_states
+    rows = layout.empty(1, model.moves.shape[1], m, n + m + 1, like=model.moves)
+    (regular,), (curvature,), (sides,) = (layout.steps(part) for part in (rows, rows[..., :m], rows[..., m:]))
 
-    def single(t: int) -> None:
-        torch.div(sides[t], curvatures[t], out=outputs[t]).neg_()
-
-    def several(t: int) -> None:
-        torch.neg(torch.linalg.solve_ex(curvatures[t], sides[t]).result, out=outputs[t])
+    def free(t: int, added: Tensor | None) -> None:
+        if added is None:
+            torch.neg(layout.solve(work.huu, work.huy), out=work.gain)
+        else:
+            torch.add(work.hu, added, out=regular)
+            torch.neg(layout.solve(curvature, sides), out=work.gain)
 
     if model.low is None or model.high is None:
-        return single if m == 1 else several
-    low, high, offsets = model.low.unbind(0), model.high.unbind(0), gains[..., n].unbind(0)
+        return free
+    low, high = (
+        layout.steps(layout.empty(*bound.shape, 1, like=rows).copy_(bound[..., None]))
+        for bound in (model.low, model.high)
+    )
 
-    def single_within(t: int) -> None:
-        single(t)
-        kept = torch.minimum(torch.maximum(offsets[t], low[t]), high[t])
-        outputs[t].mul_(kept.eq(offsets[t])[..., None])
-        offsets[t].copy_(kept)
+    def single_within(t: int, added: Tensor | None) -> None:
+        free(t, added)
+        allowed = torch.minimum(torch.maximum(work.offset, low[t]), high[t])
+        work.gain.mul_(allowed == work.offset)
+        work.offset.copy_(allowed)
 
-    def several_within(t: int) -> None:
-        several(t)
-        if not ((offsets[t] < low[t]) | (offsets[t] > high[t])).any():
+    def several_within(t: int, added: Tensor | None) -> None:
+        free(t, added)
+        if ((work.offset >= low[t]) & (work.offset <= high[t])).all():
             return
-        answer = box_qp(curvatures[t], sides[t][..., n], low[t], high[t], start=offsets[t])
-        torch.neg(solve_free(curvatures[t], sides[t], answer.free), out=outputs[t])
-        offsets[t].copy_(answer.solution)
+        parts = (work.huu, work.huy) if added is None else (curvature, sides)
+        hessian, side, bottom, top = map(layout.batch_first, (*parts, low[t], high[t]))
+        answer = box_qp(hessian, side[..., n], bottom[..., 0], top[..., 0])
+        gain = -solve_free(hessian, side, answer.free)
+        gain[..., n] = answer.solution
+        work.gain.copy_(layout.own(gain))
 
     return single_within if m == 1 else several_within
 
 
-def _add_bend(hamiltonian: Tensor, slope: Tensor, bend: Tensor, discount: float) -> None:
-    """Adds gamma sum_i slope_i d2f_i/dw2 to H: slope `[B, n]`, bend `[B, n, m + n, m + n]`."""
-    size = bend.shape[-1]
-    hamiltonian[..., :size] += discount * (slope[:, None] @ bend.flatten(2)).reshape(-1, size, size)
+def _add_bend(h: Tensor, slope: Tensor, bend: Tensor | None) -> None:
+    """Adds sum_i slope_i d2f_i/dw2 to H: slope `[B, n]`, bend `[B, n, m + n, m + n]`."""
+    if bend is not None:
+        h[..., :-1] += (slope[:, None] @ bend.flatten(2)).reshape(-1, *bend.shape[-2:])
 
 
-def _assembled(discount: float, hamiltonian: Tensor, curvatures: Tensor, values: Tensor, gains: Tensor) -> BackwardPass:
-    """Adds what follows for all steps at once."""
-    m = gains.shape[-2]
-    offsets = gains[..., -1]
-    bends = ((hamiltonian[..., :m, :m] @ offsets[..., None]).squeeze(-1) * offsets).sum(-1)
-    slopes = (hamiltonian[..., :m, -1] * offsets).sum(-1)
-    weights = discount ** torch.arange(len(gains), dtype=torch.float64, device=gains.device)
-    slope, bend = (torch.tensordot(weights, part.double(), 1) for part in (slopes, bends))
-    definite = (torch.linalg.cholesky_ex(curvatures).info == 0).all(0) & torch.isfinite(slope + bend)
-    return BackwardPass(gains, values, slope, bend, definite)
+def _assembled(model: LocalModel, rows: Tensor, gains: Tensor, regularisation: Tensor) -> BackwardPass:
+    """Adds what follows for all steps at once; rows are H_u, `[T, B, m, m + n + 1]`."""
+    m, n, offsets = model.num_actions, model.num_states, gains[..., -1]
+    curved = (rows[..., :m] * offsets[..., None, :]).sum(-1)
+    weights = model.discount ** torch.arange(len(gains), dtype=torch.float64, device=gains.device)
+    slope = torch.tensordot(weights, (rows[..., -1] * offsets).sum(-1).double(), 1)
+    bend = torch.tensordot(weights, (curved * offsets).sum(-1).double(), 1)
+    b = model.moves[..., :n, :m]
+    size = regularisation.to(b.dtype)[:, None, None]
+    curvatures = rows[..., :m] + size * (b.mT @ b) if (size > 0).any() else rows[..., :m]
+    definite = _definite(curvatures).all(0) & torch.isfinite(slope + bend)
+    return BackwardPass(gains, slope, bend, definite)
+
+
+def _definite(matrices: Tensor) -> Tensor:
+    """Says which symmetric matrices `[..., m, m]` are positive definite: `[...]`, bool."""
+    if matrices.shape[-1] == 1:
+        return matrices[..., 0, 0] > 0
+    return torch.linalg.cholesky_ex(matrices).info == 0

@@ -47,7 +47,7 @@ class Curvature:
 
     Attributes:
         gradient: `[*batch, m + n]`.
-        hessian: Symmetric, `[*batch, m + n, m + n]`.
+        hessian: Symmetric up to rounding, `[*batch, m + n, m + n]`.
     """
 
     gradient: Tensor
@@ -113,7 +113,7 @@ def curvature(fn: PointFunction, states: Tensor, actions: Tensor, *, name: str =
 
     with torch.no_grad(), _Translated(name):
         hessian = _hessian(gradient, actions, states).movedim(0, -2)
-        return Curvature(torch.cat(gradient(actions, states), -1), 0.5 * (hessian + hessian.mT))
+        return Curvature(torch.cat(gradient(actions, states), -1), hessian)
 
 
 def _rows(fn: PointFunction, actions: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from cai.ops.shooting.backward_pass import LocalModel, backward_pass, with_gaps
+from cai.ops.shooting.layouts import layout_of
 from cai.ops.shooting.line_search import Trajectory, search
 from cai.ops.shooting.problem import ShootingProblem, need_finite, step_numbers
 from cai.ops.shooting.rollouts import open_loop
@@ -145,8 +146,9 @@ def first_iterate(
         following = [problem.dynamics(states[t], actions[t], t) for t in range(problem.horizon)]
         gaps = torch.stack(following) - states[1:]
         need_finite(gaps, "the next state of the first guess of states and actions")
-    need_finite(problem.costs(states, actions)[..., None], "the reward of the first guess")
     costs = problem.total_cost(states, actions)
+    if not torch.isfinite(costs).all():
+        need_finite(problem.costs(states, actions), "the reward of the first guess")
     regularisation = schedule.start(len(costs), costs.device)
     no = torch.zeros_like(costs, dtype=torch.bool)
     return Iterate(
@@ -185,15 +187,16 @@ def local_model(problem: ShootingProblem, trajectory: Trajectory, expansion: Gau
         NonFinite: A derivative is NaN or infinite: of what, at which time step of which batch element.
     """
     states, actions, limits = trajectory.states, trajectory.actions, problem.limits
-    moves = _in_blocks(problem.dynamics.moves, states[:-1], actions)
+    moves, slopes = _expanded(problem, states[:-1], actions)
     need_finite(moves, "the derivative of the dynamics")
     if trajectory.gaps is not None:
-        moves[..., -1] = trajectory.gaps
-    slopes = _in_blocks(problem.cost.slopes, states[:-1], actions)
+        moves[..., :-1, -1] = trajectory.gaps
     need_finite(slopes, "the derivative of the reward")
-    end = problem.end.slopes(states[-1:], actions[-1:, ..., :0], step_numbers(states)[-1:])
+    end = problem.end.curvature(states[-1:], actions[-1:, ..., :0], step_numbers(states)[-1:])
+    end = torch.cat([end.hessian.expand(1, *end.gradient.shape[1:], -1), end.gradient[..., None]], -1)
     need_finite(end, "the derivative of the terminal reward", first=problem.horizon)
     return LocalModel(
+        layout=layout_of(states.shape[-1], actions.shape[-1]),
         moves=moves,
         slopes=slopes,
         end=end[0],
@@ -264,15 +267,23 @@ class _Bends:
         return None if self._block is None else self._block[t - self._first]
 
 
-def _in_blocks(derivatives: Callable[[Tensor, Tensor, Tensor], Tensor], states: Tensor, actions: Tensor) -> Tensor:
-    """Takes derivatives along `[T, B, n]` and `[T, B, m]` for as many time steps at once as memory allows."""
-    times = step_numbers(states)
-    entries = states.shape[1] * (states.shape[-1] + actions.shape[-1]) ** 2
-    length = max(1, _BLOCK // max(1, entries))
-    if length >= len(states):
-        return derivatives(states, actions, times)
-    blocks = zip(states.split(length), actions.split(length), times.split(length), strict=True)
-    return torch.cat([derivatives(*block) for block in blocks])
+def _expanded(problem: ShootingProblem, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """Takes first derivatives of the dynamics and both of the cost: the moves and slopes of a `LocalModel`."""
+    n, m, (horizon, batch) = states.shape[-1], actions.shape[-1], states.shape[:2]
+    layout = layout_of(n, m)
+    moves = layout.empty(horizon, batch, n + 1, n + m + 1, like=states)
+    slopes = layout.empty(horizon, batch, n + m, n + m + 1, like=states)
+    moves[..., -1] = 0.0
+    moves[..., n, :] = 0.0
+    moves[..., n, -1] = 1.0
+    length = max(1, _BLOCK // (batch * (n + m) ** 2))
+    for first in range(0, horizon, length):  # for as many time steps at once as memory allows
+        part = slice(first, first + length)
+        block = (states[part], actions[part], step_numbers(states)[part])
+        of_dynamics, of_cost = problem.dynamics.jacobians(*block), problem.cost.curvature(*block)
+        moves[part, :, :n, :m], moves[part, :, :n, m:-1] = of_dynamics.of_actions, of_dynamics.of_states
+        slopes[part, ..., :-1], slopes[part, ..., -1] = of_cost.hessian, of_cost.gradient
+    return moves, slopes
 
 
 def _axis(name: str) -> int:

@@ -7,8 +7,7 @@ for a batch of B elements, each by itself. What it is locally, around a trajecto
     dx' = F dx + B du + d          d = f(x, u) - x', the gap, zero on a trajectory that keeps to the dynamics
     l  ~= l + g'dw + dw'H dw / 2   w = [u; x]
 
-as matrices on z = [du; dx; 1] and y = [dx; 1]: moves [B F d], `[n, m + n + 1]`, and slopes [H g], `[m + n, m + n + 1]`.
-Controls stand first, so that every block that a step of the recursion reads is one slice.
+Controls stand first in w, so that every block that a step of the recursion reads is one slice.
 
 Dynamics and costs are parts with values and derivatives: of a user's function (`FunctionDynamics`, `FunctionCost`), or
 known in closed form (`LinearDynamics`, `QuadraticCost`).
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor
 
 from cai.errors import NonFinite
-from cai.ops.shooting.expansions import curvature, jacobians, second_derivatives
+from cai.ops.shooting.expansions import Curvature, Jacobians, curvature, jacobians, second_derivatives
 
 #: A step, or steps that broadcast with the batch: a number, or int64 `[T, 1, ...]`.
 Time = int | Tensor
@@ -36,8 +35,8 @@ class Dynamics(Protocol):
     def __call__(self, state: Tensor, action: Tensor, t: Time) -> Tensor:
         """Gives the next state, `[..., B, n]`, of `[..., B, n]` and `[..., B, m]`."""
 
-    def moves(self, states: Tensor, actions: Tensor, t: Tensor) -> Tensor:
-        """Gives [B F 0] along trajectories `[T, B, n]` and `[T, B, m]`: `[T, B, n, m + n + 1]`."""
+    def jacobians(self, states: Tensor, actions: Tensor, t: Tensor) -> Jacobians:
+        """Gives first derivatives along trajectories `[T, B, n]` and `[T, B, m]`."""
 
     def second_derivatives(self, states: Tensor, actions: Tensor, t: Tensor) -> Tensor | None:
         """Gives d2f/dw2, `[T, B, n, m + n, m + n]`, or None where it is zero."""
@@ -52,8 +51,8 @@ class Cost(Protocol):
     def __call__(self, state: Tensor, action: Tensor, t: Time) -> Tensor:
         """Gives the cost, `[..., B]`, of `[..., B, n]` and `[..., B, m]`."""
 
-    def slopes(self, states: Tensor, actions: Tensor, t: Tensor) -> Tensor:
-        """Gives [H g] along trajectories `[T, B, n]` and `[T, B, m]`: `[T, B, m + n, m + n + 1]`."""
+    def curvature(self, states: Tensor, actions: Tensor, t: Tensor) -> Curvature:
+        """Gives gradient and Hessian along trajectories `[T, B, n]` and `[T, B, m]`."""
 
     def select(self, index: Tensor) -> Cost:
         """Gives the cost of some batch elements."""
@@ -73,10 +72,9 @@ class FunctionDynamics:
         """Gives the next state; see `Dynamics`."""
         return self.fn(state, action, t)
 
-    def moves(self, states: Tensor, actions: Tensor, t: Tensor) -> Tensor:
-        """Gives [B F 0]; see `Dynamics`."""
-        parts = jacobians(lambda x, u: self.fn(x, u, t), states, actions)
-        return torch.cat([parts.of_actions, parts.of_states, torch.zeros_like(states)[..., None]], -1)
+    def jacobians(self, states: Tensor, actions: Tensor, t: Tensor) -> Jacobians:
+        """Gives first derivatives; see `Dynamics`."""
+        return jacobians(lambda x, u: self.fn(x, u, t), states, actions)
 
     def second_derivatives(self, states: Tensor, actions: Tensor, t: Tensor) -> Tensor:
         """Gives d2f/dw2; see `Dynamics`."""
@@ -102,11 +100,10 @@ class LinearDynamics:
         assert isinstance(t, int)  # values are asked for step by step
         return _products(_joint(action, state)[None], _steps(self.matrix, t).mT)[0]
 
-    def moves(self, states: Tensor, actions: Tensor, t: Tensor) -> Tensor:
-        """Gives [B F 0]; see `Dynamics`."""
-        moves = _steps(self.matrix, t).expand(*states.shape[:-1], *self.matrix.shape[-2:]).clone()
-        moves[..., -1] = 0.0
-        return moves
+    def jacobians(self, states: Tensor, actions: Tensor, t: Tensor) -> Jacobians:
+        """Gives first derivatives; see `Dynamics`."""
+        matrix, m = _steps(self.matrix, t), actions.shape[-1]
+        return Jacobians(matrix[..., :m], matrix[..., m:-1])
 
     def second_derivatives(self, states: Tensor, actions: Tensor, t: Tensor) -> None:
         """None: they are zero."""
@@ -132,10 +129,9 @@ class FunctionCost:
         """Gives the cost; see `Cost`."""
         return self.fn(state, action, t)
 
-    def slopes(self, states: Tensor, actions: Tensor, t: Tensor) -> Tensor:
-        """Gives [H g]; see `Cost`."""
-        parts = curvature(lambda x, u: self.fn(x, u, t), states, actions, name=self.name)
-        return torch.cat([parts.hessian, parts.gradient[..., None]], -1)
+    def curvature(self, states: Tensor, actions: Tensor, t: Tensor) -> Curvature:
+        """Gives gradient and Hessian; see `Cost`."""
+        return curvature(lambda x, u: self.fn(x, u, t), states, actions, name=self.name)
 
     def select(self, index: Tensor) -> FunctionCost:
         """Gives itself: a function of points serves any batch."""
@@ -159,12 +155,10 @@ class QuadraticCost:
             return 0.5 * (_products(joint[None], form)[0] * joint).sum(-1)
         return 0.5 * (_products(joint, form) * joint).sum(-1)
 
-    def slopes(self, states: Tensor, actions: Tensor, t: Tensor) -> Tensor:
-        """Gives [H g]; see `Cost`."""
+    def curvature(self, states: Tensor, actions: Tensor, t: Tensor) -> Curvature:
+        """Gives gradient and Hessian; see `Cost`."""
         form = _steps(self.form, t)
-        slopes = form[..., :-1, :].expand(*states.shape[:-1], -1, -1).clone()
-        slopes[..., -1] = _products(_joint(actions, states), form[..., :-1])
-        return slopes
+        return Curvature(_products(_joint(actions, states), form[..., :-1]), form[..., :-1, :-1])
 
     def select(self, index: Tensor) -> QuadraticCost:
         """Gives the cost of some batch elements; `index` is `[k]`."""
@@ -185,9 +179,13 @@ class SumOfCosts:
         """Gives the cost; see `Cost`."""
         return torch.stack([part(state, action, t) for part in self.parts]).sum(0)
 
-    def slopes(self, states: Tensor, actions: Tensor, t: Tensor) -> Tensor:
-        """Gives [H g]; see `Cost`."""
-        return torch.stack([part.slopes(states, actions, t) for part in self.parts]).sum(0)
+    def curvature(self, states: Tensor, actions: Tensor, t: Tensor) -> Curvature:
+        """Gives gradient and Hessian; see `Cost`."""
+        parts = [part.curvature(states, actions, t) for part in self.parts]
+        gradient, hessian = parts[0].gradient, parts[0].hessian
+        for part in parts[1:]:
+            gradient, hessian = gradient + part.gradient, hessian + part.hessian
+        return Curvature(gradient, hessian)
 
     def select(self, index: Tensor) -> SumOfCosts:
         """Gives the costs of some batch elements; `index` is `[k]`."""
