@@ -96,23 +96,21 @@ def bare(direction: str) -> None:
 
 def by_infer(direction: str) -> None:
     """The public way: factors, `infer`, the means of the marginals."""
-    import torch
-
     import cai
     from cai import factors
 
-    leaves = _tensors(learned=direction == "backward")
-    c2, c1, f2, f1, start = leaves
+    c2, c1, f2, f1, start = _tensors(learned=False)
     n = NUM_STATES
+    parts = [f2[..., :n], f2[..., n:], f1, c2[..., :n, :n], c2[..., n:, n:], c2[..., n:, :n], c1[..., :n], c1[..., n:]]
+    leaves = [part.contiguous().requires_grad_(direction == "backward") for part in (start, *parts)]
+    start, a, b, offset, *reward = leaves
     method = cai.SoftValueIteration(schedule=cai.methods.Sequential())
 
     def build() -> cai.TrajectoryGraph:
         return cai.TrajectoryGraph(
             factors.Delta(start),
-            factors.LinearGaussianDynamics.per_step(f2[..., :n], f2[..., n:], offset=f1),
-            factors.QuadraticReward.per_step(
-                c2[..., :n, :n], c2[..., n:, n:], c2[..., n:, :n], c1[..., :n], c1[..., n:]
-            ),
+            factors.LinearGaussianDynamics.per_step(a, b, offset=offset),
+            factors.QuadraticReward.per_step(*reward),
             horizon=HORIZON,
         )
 

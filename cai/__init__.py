@@ -36,6 +36,8 @@ from cai.inference import (
 )
 from cai.methods import (
     SVI,
+    KalmanFilter,
+    KalmanSmoother,
     LoopyBeliefPropagation,
     MaxProduct,
     PolicyEvaluation,
@@ -70,6 +72,8 @@ __all__ = [
     "Gap",
     "GridSpace",
     "IncompatibleMethod",
+    "KalmanFilter",
+    "KalmanSmoother",
     "LoopyBeliefPropagation",
     "MaxProduct",
     "NonFinite",

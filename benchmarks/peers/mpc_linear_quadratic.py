@@ -1,4 +1,4 @@
-"""The peer's worker: the problem of `linear_quadratic.py` by locuslab's mpc 0.0.6, one iteration, forward or with grad."""
+"""The peer's worker: the problem of `linear_quadratic.py` by locuslab's mpc 0.0.6, one iteration each time."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from cai.cli.problem import ENVIRONMENT_TEMPERATURE, Changes, Prior, build_graph
 if TYPE_CHECKING:
     from cai.cli.answer import Answer
     from cai.cli.progress import Work
+    from cai.cli.vectors import VectorAnswer
     from cai.graph import TrajectoryGraph
 
 #: What the parser raises for a wrong command line. Older versions of typer take the class from click, newer ones have
@@ -32,6 +33,16 @@ class Method(StrEnum):
     SOFT_POLICY_ITERATION = "soft-policy-iteration"
     SUM_PRODUCT = "sum-product"
     MAX_PRODUCT = "max-product"
+    ILQR = "ilqr"
+
+
+_CLASSES = {
+    Method.SOFT_VALUE_ITERATION: "SoftValueIteration",
+    Method.SOFT_POLICY_ITERATION: "SoftPolicyIteration",
+    Method.SUM_PRODUCT: "SumProduct",
+    Method.MAX_PRODUCT: "MaxProduct",
+    Method.ILQR: "ILQR",
+}
 
 
 @dataclass(frozen=True)
@@ -140,7 +151,9 @@ def solve(
             metavar="ENV_OR_MODEL", help="A gymnasium id, a model's name, or the path of a model file (.py)."
         ),
     ],
-    method: Annotated[Method, typer.Option(help="The method of inference.")] = Method.SOFT_VALUE_ITERATION,
+    method: Annotated[
+        Method, typer.Option(help="The method of inference.", case_sensitive=False)
+    ] = Method.SOFT_VALUE_ITERATION,
     horizon: Annotated[
         int | None,
         typer.Option(
@@ -191,7 +204,7 @@ def _solve(question: Question, out: Path | None) -> None:
 
     from cai.cli.output import output_directory, write_all
     from cai.cli.progress import watched
-    from cai.cli.report import print_report
+    from cai.cli.reports import print_answer
 
     options = parse_options(question.options)
     with output_directory(out):
@@ -199,26 +212,20 @@ def _solve(question: Question, out: Path | None) -> None:
             work.enter(f"building {question.problem}")
             graph = build_graph(question.problem, options, question.changes)
             answer = _infer(graph, question, work)
-        print_report(Console(), question.problem, answer)
+        print_answer(Console(), question.problem, answer)
         if out is not None:
             with watched(Console(stderr=True)) as work:
                 files = write_all(out, question.as_json(), answer, work)
             print(f"\nwrote {', '.join(files)} to {out}")
 
 
-def _infer(graph: TrajectoryGraph, question: Question, work: Work) -> Answer:
+def _infer(graph: TrajectoryGraph, question: Question, work: Work) -> Answer | VectorAnswer:
     import cai
-    from cai.cli.answer import read_answer
+    from cai.cli.reports import read_any_answer
 
-    methods = {
-        Method.SOFT_VALUE_ITERATION: cai.SoftValueIteration,
-        Method.SOFT_POLICY_ITERATION: cai.SoftPolicyIteration,
-        Method.SUM_PRODUCT: cai.SumProduct,
-        Method.MAX_PRODUCT: cai.MaxProduct,
-    }
     check_memory(graph)
     try:
-        posterior = cai.infer(graph, methods[question.method](), seed=question.seed, callbacks=[work])
+        posterior = cai.infer(graph, getattr(cai, _CLASSES[question.method])(), seed=question.seed, callbacks=[work])
     except (ValueError, cai.NonFinite) as error:  # IncompatibleMethod is a ValueError
         raise CommandError(one_line(error)) from error
-    return read_answer(posterior)
+    return read_any_answer(posterior)

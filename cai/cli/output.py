@@ -14,6 +14,7 @@ import numpy as np
 
 from cai.cli.answer import Answer, Missing
 from cai.cli.errors import CommandError, complain, one_line
+from cai.cli.vectors import VectorAnswer
 from cai.data import serialization
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def _check_writable(path: Path) -> None:
         raise CommandError(f"--out {path}: cannot write there ({error.strerror or error})") from error
 
 
-def write_all(path: Path, problem: dict[str, Any], answer: Answer, work: Work) -> list[str]:
+def write_all(path: Path, problem: dict[str, Any], answer: Answer | VectorAnswer, work: Work) -> list[str]:
     """Writes everything.
 
     Args:
@@ -77,7 +78,7 @@ def write_all(path: Path, problem: dict[str, Any], answer: Answer, work: Work) -
     return files
 
 
-def summary(problem: dict[str, Any], answer: Answer, files: list[str]) -> dict[str, Any]:
+def summary(problem: dict[str, Any], answer: Answer | VectorAnswer, files: list[str]) -> dict[str, Any]:
     """Makes the summary; a number that is missing or infinite is null.
 
     Args:
@@ -91,16 +92,15 @@ def summary(problem: dict[str, Any], answer: Answer, files: list[str]) -> dict[s
     return {
         "cai_version": cai.__version__,
         **problem,
-        "num_states": answer.num_states,
-        "num_actions": answer.num_actions,
+        **(_vector_facts(answer) if isinstance(answer, VectorAnswer) else _table_facts(answer)),
         "horizon": graph.horizon,
         "discount": graph.discount,
         "temperature": float(graph.temperature),
-        "log_evidence_nats": _plain(answer.log_evidence),
-        "gain": _plain(answer.gain),
-        "is_bound": answer.is_bound,
-        "expected_return": _plain(answer.expected_return),
-        "entropy_nats": _plain(answer.entropy),
+        "log_evidence_nats": _plain(answer.numbers.log_evidence),
+        "gain": _plain(answer.numbers.gain),
+        "is_bound": answer.numbers.is_bound,
+        "expected_return": _plain(answer.numbers.expected_return),
+        "entropy_nats": _plain(answer.numbers.entropy),
         "stats": {
             "num_steps": stats.num_steps,
             "converged": stats.converged,
@@ -113,22 +113,49 @@ def summary(problem: dict[str, Any], answer: Answer, files: list[str]) -> dict[s
     }
 
 
+def _table_facts(answer: Answer) -> dict[str, Any]:
+    return {"num_states": answer.num_states, "num_actions": answer.num_actions}
+
+
+def _vector_facts(answer: VectorAnswer) -> dict[str, Any]:
+    size = dict(zip(("state_size", "action_size"), answer.sizes, strict=True))
+    start = None if isinstance(answer.start, Missing) else answer.start.tolist()
+    policies = [
+        {"t": one.t, "gain": one.gain.tolist(), "offset": one.offset.tolist(), "std_dev": one.deviation.tolist()}
+        for one in answer.feedbacks
+    ]
+    return {**size, "start": start, "value_at_start": _plain(answer.value), "policies": policies}
+
+
 def _plain(value: float | Missing) -> float | None:
     return None if isinstance(value, Missing) or not np.isfinite(value) else float(value)
 
 
-def _draw(path: Path, answer: Answer, work: Work) -> list[str]:
+def _draw(path: Path, answer: Answer | VectorAnswer, work: Work) -> list[str]:
     if find_spec("matplotlib") is None:
         complain("no pictures without matplotlib: pip install cai[plots]")
         return []
+    work.enter("drawing")
+    pictures = _tubes(answer) if isinstance(answer, VectorAnswer) else _maps(answer)
+    for name, figure in pictures.items():
+        figure.canvas.print_figure(path / name, dpi=_DPI)
+    return sorted(pictures)
+
+
+def _maps(answer: Answer) -> dict[str, Any]:
     from cai import plots
 
-    work.enter("drawing")
     pictures = {"policy.png": plots.policy_map(answer.posterior).figure}
     if not isinstance(answer.values, Missing):
         pictures["value.png"] = plots.value_map(answer.posterior).figure
     if not isinstance(answer.marginals, Missing):
         pictures["marginals.png"] = plots.marginals_over_time(answer.posterior)
-    for name, figure in pictures.items():
-        figure.canvas.print_figure(path / name, dpi=_DPI)
-    return sorted(pictures)
+    return pictures
+
+
+def _tubes(answer: VectorAnswer) -> dict[str, Any]:
+    from cai import plots
+
+    if isinstance(answer.tube, Missing) or answer.posterior.graph.horizon is None:
+        return {}
+    return {"marginals.png": plots.tubes(answer.posterior)}

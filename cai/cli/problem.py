@@ -101,8 +101,15 @@ def check_memory(graph: TrajectoryGraph) -> None:
     """
     if graph.horizon is None or not hasattr(os, "sysconf"):
         return
-    num_states, num_actions = getattr(graph.dynamics, "num_states", 0), getattr(graph.dynamics, "num_actions", 0)
-    needed = 8.0 * graph.horizon * num_states * (num_actions + 2)
+    from cai.cli.vectors import has_vectors, vector_sizes
+
+    if has_vectors(graph):
+        num_states, num_actions = vector_sizes(graph)
+        numbers_a_step = (num_states + num_actions + 1) ** 2
+    else:
+        num_states, num_actions = (getattr(graph.dynamics, name, 0) for name in ("num_states", "num_actions"))
+        numbers_a_step = num_states * (num_actions + 2)
+    needed = 8.0 * graph.horizon * numbers_a_step
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
         sizes = f"{graph.horizon} steps of {num_states} states and {num_actions} actions"
@@ -172,12 +179,20 @@ def _kind_and_text(error: BaseException) -> str:
     return one_line(f"{type(error).__name__}: {error}")
 
 
+def _is_unbounded(space: gymnasium.Space | None) -> bool:
+    from gymnasium.spaces import Box
+
+    return isinstance(space, Box) and not space.is_bounded()
+
+
 def _prior_of(graph: TrajectoryGraph, prior: Prior) -> Any:
     """Makes the prior of a name; actions that the graph's own prior rules out stay unavailable."""
     import cai
     from cai.factors.protocols import TabulatedPrior
 
     flat = cai.factors.FlatPrior() if prior is Prior.FLAT else None
+    if prior is Prior.UNIFORM and _is_unbounded(graph.action_space):
+        raise ValueError("--prior uniform: there is no uniform distribution on unbounded actions; flat is the measure")
     if not isinstance(graph.action_prior, TabulatedPrior):
         return flat
     table = graph.action_prior.prior_table(graph.dynamics.num_states, graph.dynamics.num_actions)

@@ -1,4 +1,4 @@
-"""The printed report: a table of numbers, then maps of a grid world or a table of states."""
+"""The printed report of a finite world: a table of numbers, then maps of a grid world or a table of states."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cai.cli.answer import Answer, Missing
+from cai.cli.summary import accuracy, summary_table
 from cai.cli.text_maps import NEARLY, OFF_GRID, TERMINAL, TextMap, arrow_map, number_map
 
 _NUM_STATES_SHOWN = 12
@@ -24,7 +25,8 @@ def print_report(console: Console, title: str, answer: Answer) -> None:
         title: The problem's name.
         answer: The answer.
     """
-    console.print(summary_table(title, answer))
+    rows = _paths(answer) | accuracy(answer.posterior.stats)
+    console.print(summary_table(title, answer.posterior, answer.numbers, _world(answer), rows))
     console.print()
     if answer.grid is None:
         console.print(state_table(answer))
@@ -32,31 +34,12 @@ def print_report(console: Console, title: str, answer: Answer) -> None:
         console.print(grid_maps(answer, console))
 
 
-def summary_table(title: str, answer: Answer) -> Table:
-    """Makes the table of numbers, each with its unit."""
-    graph, stats = answer.posterior.graph, answer.posterior.stats
-    table = Table(title=Text(title), title_justify="left", show_header=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column()
-    method = type(answer.posterior.method).__name__
-    horizon = "infinite horizon" if graph.horizon is None else f"horizon {graph.horizon}"
-    table.add_row("world", f"{answer.num_states} states, {answer.num_actions} actions, {horizon}")
-    table.add_row(
-        "question", f"temperature {float(graph.temperature):g}, discount {graph.discount:g}, {_prior(answer)}"
-    )
-    table.add_row("method", f"{method}, {_steps(stats.num_steps, stats.converged)}")
-    if isinstance(answer.numbers.gain, Missing):
-        table.add_row("log evidence", _evidence(answer))
-        table.add_row("expected return", _number(answer.numbers.expected_return, "reward units"))
-        table.add_row("policy entropy", _number(answer.numbers.entropy, "nats, summed over time"))
-    else:
-        table.add_row("gain", _number(answer.numbers.gain, "reward units a step"))
-    if not isinstance(answer.path, Missing):
-        table.add_row("most probable path", _path_text(answer.path))
-    table.add_row("residual", f"{stats.residual:.2g} reward units")
-    table.add_row("certified error", _certified(stats.certified_error))
-    table.add_row("time", f"{stats.seconds:.3g} s")
-    return table
+def _world(answer: Answer) -> str:
+    return f"{answer.num_states} states, {answer.num_actions} actions"
+
+
+def _paths(answer: Answer) -> dict[str, str]:
+    return {} if isinstance(answer.path, Missing) else {"most probable path": _path_text(answer.path)}
 
 
 def grid_maps(answer: Answer, console: Console) -> RenderableType:
@@ -158,32 +141,6 @@ def _value(answer: Answer) -> str:
     return "value v(s)" if isinstance(answer.numbers.gain, Missing) else "relative value v(s)"
 
 
-def _prior(answer: Answer) -> str:
-    prior = answer.posterior.graph.action_prior
-    names = {"NoneType": "uniform prior", "FlatPrior": "flat prior", "TabularPolicy": "tabular prior"}
-    return names.get(type(prior).__name__, type(prior).__name__)
-
-
-def _steps(num_steps: int, converged: bool) -> str:
-    return f"{num_steps} {'backup' if num_steps == 1 else 'backups'}, {'converged' if converged else 'NOT converged'}"
-
-
-def _evidence(answer: Answer) -> str:
-    if isinstance(answer.numbers.log_evidence, Missing):
-        return _number(answer.numbers.log_evidence, "")
-    if answer.numbers.is_bound:
-        return f"log p(O) >= {answer.numbers.log_evidence:.6g} nats (lower bound)"
-    return f"log p(O) = {answer.numbers.log_evidence:.6g} nats (exact)"
-
-
-def _number(value: float | Missing, unit: str) -> str:
-    return f"unavailable: {value.reason}" if isinstance(value, Missing) else f"{value:.6g} {unit}"
-
-
 def _path_text(path: tuple[int, ...]) -> str:
     shown = " ".join(str(state) for state in path[:_NUM_PATH_SHOWN])
     return f"states {shown}{' ...' if len(path) > _NUM_PATH_SHOWN else ''} ({len(path) - 1} actions)"
-
-
-def _certified(error: float) -> str:
-    return f"{error:.2g} reward units" if np.isfinite(error) else "none: nothing is proved about v"

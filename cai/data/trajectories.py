@@ -26,6 +26,7 @@ class Trajectories:
         lengths: `[N]`, int64, the number of actions taken; T by default.
         terminated: `[N]`, bool, whether the episode ended in the world (value zero beyond); False by default.
         truncated: `[N]`, bool, whether it was cut off (value goes on beyond); by default, what is not terminated.
+        observations: `[N, T + 1, ...]`, what was seen where states are hidden, or None; NaN where nothing was.
 
     Raises:
         ValueError: Shapes that do not fit, lengths outside [0, T], or NaN in what is not padding.
@@ -37,6 +38,7 @@ class Trajectories:
     lengths: Tensor = None  # type: ignore[assignment]
     terminated: Tensor = None  # type: ignore[assignment]
     truncated: Tensor = None  # type: ignore[assignment]
+    observations: Tensor | None = None
 
     def __post_init__(self) -> None:
         states, actions = torch.as_tensor(self.states), torch.as_tensor(self.actions)
@@ -55,7 +57,9 @@ class Trajectories:
         lengths = _per_episode(self.lengths, length, actions, torch.int64)
         terminated = _per_episode(self.terminated, False, actions, torch.bool)
         truncated = ~terminated if self.truncated is None else _per_episode(self.truncated, False, actions, torch.bool)
-        for name, value in zip(_NAMES, (states, actions, rewards, lengths, terminated, truncated), strict=True):
+        observations = None if self.observations is None else torch.as_tensor(self.observations)
+        values = (states, actions, rewards, lengths, terminated, truncated, observations)
+        for name, value in zip(_NAMES, values, strict=True):
             object.__setattr__(self, name, value)
         self._check()
 
@@ -63,6 +67,10 @@ class Trajectories:
         num, length = self.actions.shape[:2]
         if self.rewards is not None and self.rewards.shape != (num, length):
             raise ValueError(f"Trajectories: rewards must be [{num}, {length}], got {_shape(self.rewards)}")
+        if self.observations is not None and self.observations.shape[:2] != (num, length + 1):
+            raise ValueError(
+                f"Trajectories: observations must be [{num}, {length + 1}, ...], got {_shape(self.observations)}"
+            )
         outside = (self.lengths < 0) | (self.lengths > length)
         if outside.any():
             first = int(outside.nonzero()[0])
@@ -129,7 +137,7 @@ class Trajectories:
         return Trajectories(**changed)
 
 
-_NAMES = ("states", "actions", "rewards", "lengths", "terminated", "truncated")
+_NAMES = ("states", "actions", "rewards", "lengths", "terminated", "truncated", "observations")
 
 
 def _shape(value: Tensor) -> list[int]:

@@ -12,6 +12,7 @@ from cai.factors.environment import Environment
 from cai.factors.gaussian import Gaussian, LinearGaussianPolicy
 from cai.factors.initial import Categorical, Delta
 from cai.factors.linear_gaussian import LinearGaussianDynamics
+from cai.factors.observation import LinearGaussianObservation
 from cai.factors.policy import FlatPrior, TabularPolicy, UniformPolicy
 from cai.factors.quadratic_reward import QuadraticReward
 from cai.factors.reward import LinearReward, TabularReward
@@ -26,6 +27,7 @@ __all__ = [
     "FunctionReward",
     "Gaussian",
     "LinearGaussianDynamics",
+    "LinearGaussianObservation",
     "LinearGaussianPolicy",
     "LinearReward",
     "QuadraticReward",

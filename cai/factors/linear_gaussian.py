@@ -80,6 +80,7 @@ class LinearGaussianDynamics:
             self._offset = parts["offset"] = read_part(offset, f"{_NAME} offset", ("n",), **options)
             if self._offset.shape[-1] != size:
                 raise ValueError(f"{_NAME}: offset has {self._offset.shape[-1]} coordinates, {like} needs {size}")
+        self._linear_parts: LinearParts | None = None
         self.time_varying, self._steps = time_varying, common_steps(_NAME, parts)
         self._batch = common_batch(_NAME, batches_of(parts, {"A": 2, "B": 2, "covariance": 2, "offset": 1}))
 
@@ -154,13 +155,19 @@ class LinearGaussianDynamics:
 
     def linear_parts(self) -> LinearParts:
         """Gives A, B, c and W; see `LinearDynamics`."""
+        if self._linear_parts is not None:
+            return self._linear_parts
         offset = self._a.new_zeros(1, self.state_size) if self._offset is None else self._offset
-        return LinearParts(
+        parts = LinearParts(
             aligned(self._a, self._batch, 2),
             aligned(self._b, self._batch, 2),
             aligned(offset, self._batch, 1),
             self.noise(self.state_size),
         )
+        tensors = (parts.a, parts.b, parts.offset, parts.covariance)
+        if not any(part is not None and part.requires_grad for part in tensors):
+            self._linear_parts = parts  # kept with the matrix that they make
+        return parts
 
     def pack(self) -> dict[str, Any]:
         """Gives what a file needs."""

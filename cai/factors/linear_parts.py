@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cai.ops.caching import grad_cached_property
+from cai.ops.gaussian.problem import homogeneous_dynamics
+
 
 @dataclass(frozen=True, eq=False)
 class LinearParts:
@@ -27,6 +30,11 @@ class LinearParts:
     b: Tensor
     offset: Tensor
     covariance: Tensor | None
+
+    @grad_cached_property
+    def homogeneous(self) -> Tensor:
+        """D of y' = D [x; 1; u], y = [x; 1]: `[T or 1, *batch, n + 1, n + 1 + m]`."""
+        return homogeneous_dynamics(self.a, self.b, self.offset)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +59,21 @@ class GaussianPriorParts:
     """
 
     gain: Tensor
+    offset: Tensor
+    covariance: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ObservationParts:
+    """y = C x + d + v, v ~ N(0, R), at the times 0..T.
+
+    Attributes:
+        c: C, `[T + 1 or 1, *batch, k, n]`.
+        offset: d, `[T + 1 or 1, *batch, k]`.
+        covariance: R, `[T + 1 or 1, *batch, k, k]`.
+    """
+
+    c: Tensor
     offset: Tensor
     covariance: Tensor
 

@@ -15,7 +15,13 @@ import gymnasium
 import torch
 from torch import Tensor
 
-from cai.factors.linear_parts import GaussianMoments, GaussianPriorParts, LinearParts, QuadraticParts
+from cai.factors.linear_parts import (
+    GaussianMoments,
+    GaussianPriorParts,
+    LinearParts,
+    ObservationParts,
+    QuadraticParts,
+)
 from cai.ops.transitions import Transitions
 
 
@@ -120,6 +126,18 @@ class GaussianPrior(Protocol):
 
     def prior_parts(self, state_size: int, action_size: int) -> GaussianPriorParts:
         """Gives gain, offset and covariance; raises ValueError where the numbers do not fit, or without a density."""
+
+
+@runtime_checkable
+class LinearObservation(Protocol):
+    """An observation that is linear in the state, with Gaussian noise."""
+
+    num_times: int | None
+    state_size: int
+    observation_size: int
+
+    def observation_parts(self) -> ObservationParts:
+        """Gives C, d and R."""
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ from torch import Tensor
 from cai.data.serialization import serializable
 from cai.factors.gaussian_checks import aligned, as_vector, batches_of, common_batch, common_steps, read_part, step_of
 from cai.factors.linear_parts import QuadraticParts, times
-from cai.ops.gaussian.problem import homogeneous_form, symmetric
+from cai.ops.gaussian.problem import block_matrix, homogeneous_form, symmetric
 
 _NAME = "QuadraticReward"
 _AXES: dict[str, tuple[str, ...]] = {
@@ -126,6 +126,7 @@ class QuadraticReward:
                 raise ValueError(f"{_NAME}: {name} is {found}, {_expected(name, self._parts)}")
         self.state_size: int = self._parts["Q"].shape[-1]
         self.action_size: int | None = known["m"]
+        self._form: Tensor | None = None
         self.time_varying, self._steps = time_varying, common_steps(_NAME, self._parts)
         self._batch = common_batch(_NAME, batches_of(self._parts, _EVENT_DIMS))
 
@@ -206,15 +207,20 @@ class QuadraticReward:
                 f"reward: {_NAME} is for {self.state_size} state and {self.action_size} action coordinates, the "
                 f"dynamics has {state_size} and {action_size}"
             )
-        state = self._state_form()
+        if self._form is None or self._form.shape[-1] != state_size + 1 + action_size:
+            form = self._whole_form(action_size)
+            if any(part.requires_grad for part in self._parts.values()):
+                return QuadraticParts(form)
+            self._form = form  # kept for the next question: of a long horizon it costs as much as a solve
+        return QuadraticParts(self._form)
+
+    def _whole_form(self, action_size: int) -> Tensor:
         if self.action_size is None:
-            return QuadraticParts(torch.nn.functional.pad(state, (0, action_size, 0, action_size)))
-        blocks = [state, self._laid("cross"), self._laid("r")[..., None], symmetric(self._laid("R"))]
-        shape = torch.broadcast_shapes(*(block.shape[:-2] for block in blocks))
-        state, cross, linear, corner = (block.expand(*shape, *block.shape[-2:]) for block in blocks)
-        below = torch.cat([cross, linear], -1)
-        top, bottom = torch.cat([state, below.mT], -1), torch.cat([below, corner], -1)
-        return QuadraticParts(torch.cat([top, bottom], -2))
+            return torch.nn.functional.pad(self._state_form(), (0, action_size, 0, action_size))
+        of_states, of_actions = symmetric(self._laid("Q")), symmetric(self._laid("R"))
+        q, r, cross = self._laid("q")[..., None], self._laid("r")[..., None], self._laid("cross")
+        corner = -2.0 * self._laid("constant")[..., None, None]
+        return block_matrix([[of_states, q, cross.mT], [q.mT, corner, r.mT], [cross, r, of_actions]])
 
     def terminal_form(self, state_size: int) -> Tensor:
         """Gives the symmetric form over [x; 1] of a reward of the state alone; see `QuadraticFactor`."""

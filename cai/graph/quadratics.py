@@ -15,7 +15,7 @@ from cai.factors.linear_parts import GaussianPriorParts, with_batch_dims
 from cai.factors.policy import FlatPrior
 from cai.factors.protocols import GaussianInitial, GaussianPrior, LinearDynamics, QuadraticFactor
 from cai.graph.trajectory_graph import TrajectoryGraph
-from cai.ops.gaussian.problem import LinearQuadratic, homogeneous_dynamics
+from cai.ops.gaussian.problem import LinearQuadratic
 from cai.ops.tables import is_hard
 
 
@@ -66,10 +66,9 @@ def linear_quadratic(graph: TrajectoryGraph) -> LinearQuadratic:
     prior = None
     if isinstance(graph.action_prior, GaussianPrior) and not is_hard(graph.temperature):
         prior = prior_form(graph.action_prior.prior_parts(n, m), graph.temperature)
-    timed = [homogeneous_dynamics(linear.a, linear.b, linear.offset), linear.covariance, cost, prior]
+    timed = [linear.homogeneous, linear.covariance, cost, prior]
     timed += [cost.new_zeros(1, n + 1, n + 1) if end is None else end[None]]
-    everything = (*timed, start.mean, start.covariance)
-    dtype = reduce(torch.promote_types, (part.dtype for part in everything if part is not None))
+    dtype = reduce(torch.promote_types, (part.dtype for part in timed if part is not None))
     dims = max(start.mean.dim() - 1, *(part.dim() - 3 for part in timed if part is not None))
     dynamics, noise, cost, prior, end = (_cast(part, dims, dtype) for part in timed)
     covariance = None if start.covariance is None else start.covariance.to(dtype)

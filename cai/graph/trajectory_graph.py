@@ -27,6 +27,7 @@ from cai.factors.protocols import (
     TabulatedPrior,
     TabulatedReward,
 )
+from cai.graph.recording import Recording, check_observation, recorded
 from cai.graph.tabulate import initial_table
 from cai.graph.vectors import check_vectors, fits_vectors, vector_space
 
@@ -44,13 +45,15 @@ class Evidence:
     Attributes:
         states: State at each time that has one known.
         actions: Action at each time that has one known.
+        recording: Observations and actions of a whole trajectory of vectors, or of several.
     """
 
     states: Mapping[int, int] = field(default_factory=dict)
     actions: Mapping[int, int] = field(default_factory=dict)
+    recording: Recording | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.states or self.actions)
+        return bool(self.states or self.actions or self.recording is not None)
 
 
 @serializable
@@ -74,7 +77,10 @@ class TrajectoryGraph:
             terminal state, and of any state at the horizon.
         state_space: A gymnasium space, inferred where the factors tell.
         action_space: A gymnasium space, inferred where the factors tell.
-        evidence: Known states and actions; made by `condition`.
+        evidence: Known states, actions and observations; made by `condition`.
+        observation: p(y_t|s_t) at the times 0..T, where the state itself is not seen: `LinearGaussianObservation`, or
+            any callable that returns a distribution. Policies of `rollout` then see y_t; planning methods plan in the
+            states.
 
     Raises:
         ValueError: Factors that do not fit each other, or a horizon, discount or temperature out of range.
@@ -91,6 +97,7 @@ class TrajectoryGraph:
     state_space: gymnasium.Space | None = field(default=None, kw_only=True)
     action_space: gymnasium.Space | None = field(default=None, kw_only=True)
     evidence: Evidence = field(default=Evidence(), kw_only=True)
+    observation: Any = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "horizon", _checked_horizon(self.horizon))
@@ -110,6 +117,7 @@ class TrajectoryGraph:
             for slot in ("state_space", "action_space"):
                 object.__setattr__(self, slot, vector_space(self, slot))
             check_vectors(self)
+        check_observation(self)
         self._check_steps()
 
     def _check_tables(self, dynamics: TabulatedDynamics) -> None:
@@ -163,21 +171,31 @@ class TrajectoryGraph:
         return isinstance(dynamics, Stepped)
 
     def condition(
-        self, states: Mapping[int, int] | None = None, actions: Mapping[int, int] | None = None
+        self, states: Mapping[int, int] | None = None, actions: Any = None, *, observations: Any = None
     ) -> TrajectoryGraph:
-        """Adds evidence: a copy in which some states and actions are known.
+        """Adds evidence: a copy in which some states and actions are known, or a record of observations and actions.
 
-        Under `SumProduct` this is conditioning; `log_evidence` becomes log p(O, evidence). Under a fixed dynamics a
-        known action restricts the policy, and a known state asks for a policy that is there with certainty.
+        A record is of a graph with an `observation` factor; the copy takes its horizon, and `KalmanSmoother` asks where
+        the states were.
+
+        On tables, under `SumProduct`, this is conditioning; `log_evidence` becomes log p(O, evidence). Under a fixed
+        dynamics a known action restricts the policy, and a known state asks for a policy that is there with certainty.
 
         Args:
             states: The state at each given time, 0..T.
-            actions: The action at each given time, 0..T-1; where the episode has ended by then it says nothing.
+            actions: The action at each given time, 0..T-1; where the episode has ended by then it says nothing. With a
+                record, the actions taken, `[T, m]` or `[N, T, m]`.
+            observations: y_0, ..., y_T, `[T + 1, k]` or `[N, T + 1, k]`; NaN where nothing was observed.
 
         Raises:
-            ValueError: No tables, times outside the horizon, values outside the spaces, or evidence that contradicts
-                what the graph has.
+            ValueError: Neither tables nor an observation factor, times outside the horizon, values outside the spaces,
+                shapes that do not fit, or evidence that contradicts what the graph has.
         """
+        if observations is not None or (actions is not None and not isinstance(actions, Mapping)):
+            if states is not None:
+                raise ValueError("condition: states and observations cannot both be known")
+            recording = recorded(self, observations, actions)
+            return self.replace(evidence=Evidence(recording=recording), horizon=recording.horizon)
         if not isinstance(self.dynamics, TabulatedDynamics):
             raise ValueError("condition: evidence on states and actions needs a tabular dynamics factor")
         last = 0 if self.horizon is None else self.horizon

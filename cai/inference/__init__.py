@@ -4,6 +4,7 @@ from cai.inference.callbacks import AbstractCallback, Checkpoint, ProgressBar
 from cai.inference.engine import infer
 from cai.inference.factor_graph import FactorGraphPosterior
 from cai.inference.junction_tree import JunctionTreePosterior
+from cai.inference.kalman import KalmanPosterior
 from cai.inference.loopy import LoopyPosterior
 from cai.inference.method import AbstractMethod, Progress
 from cai.inference.posterior import Gap, Posterior, load
@@ -17,6 +18,7 @@ __all__ = [
     "FactorGraphPosterior",
     "Gap",
     "JunctionTreePosterior",
+    "KalmanPosterior",
     "LoopyPosterior",
     "Posterior",
     "Progress",

@@ -1,6 +1,7 @@
 """Inference routines, one a file. Each says which posterior it gives, what it needs and what it costs."""
 
 from cai.methods.guides import FixedDynamicsGuide, MeanFieldGuide
+from cai.methods.kalman import KalmanFilter, KalmanSmoother
 from cai.methods.loopy_belief_propagation import LoopyBeliefPropagation
 from cai.methods.max_product import MaxProduct
 from cai.methods.policy_evaluation import PolicyEvaluation
@@ -27,6 +28,8 @@ __all__ = [
     "AssociativeScan",
     "FixedDynamicsGuide",
     "Flooding",
+    "KalmanFilter",
+    "KalmanSmoother",
     "LoopyBeliefPropagation",
     "MaxProduct",
     "MeanFieldGuide",

@@ -52,7 +52,7 @@ class ReplanningPolicy:
         state_of: Gives the model's state for an observation (a tensor, if it came as an array), where they differ;
             `[*batch, ...]` to `[*batch, n]`.
         choose: Gives the action for the plan's policy: `mean_action`, `sampled_action`, or a function of your own.
-        seed: Seed of the method, if it draws; None draws seeds from torch's generator, which `cai.rollout` seeds.
+        seed: Seed of the method, if it draws; None takes that of torch's generator, which `cai.rollout` sets.
         callbacks: Told of each plan, as by `cai.infer`.
 
     Raises:
@@ -79,8 +79,8 @@ class ReplanningPolicy:
             raise ValueError(f"ReplanningPolicy: expected a method such as cai.ILQR(), got {self.method!r}")
         for name in ("horizon", "end", "replan_every"):
             value = getattr(self, name)
-            optional = name != "replan_every"
-            if not (optional and value is None) and (not isinstance(value, numbers.Integral) or value < 1):
+            left_out = value is None and name != "replan_every"
+            if not left_out and (not isinstance(value, numbers.Integral) or int(value) < 1):
                 raise ValueError(f"ReplanningPolicy: {name} must be a whole number of at least 1, got {value!r}")
         for slot in ("dynamics", "reward", "action_prior"):
             factor = getattr(self.graph, slot)
@@ -210,10 +210,10 @@ class Replanner:
         return infer(graph, method, seed=self._next_seed(), callbacks=self._settings.callbacks)
 
     def _next_seed(self) -> int:
+        """A seed of its own for each plan; nothing is drawn, so that planning never moves the noise of the world."""
         self._num_plans += 1
-        if self._settings.seed is None:
-            return int(torch.randint(2**31, ()))
-        return int(np.random.SeedSequence([self._settings.seed, self._num_plans]).generate_state(1)[0])
+        seed = torch.initial_seed() if self._settings.seed is None else self._settings.seed
+        return int(np.random.SeedSequence([seed % 2**64, self._num_plans]).generate_state(1)[0])
 
     def _allowed(self, action: Tensor) -> Tensor:
         """The action within the bounds of the model's actions, in the world's type."""

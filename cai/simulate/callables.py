@@ -2,7 +2,8 @@
 
     s_0 ~ initial(),   a_t ~ policy(s_t, t),   s_{t+1} ~ dynamics(s_t, a_t),   until terminal(s_t, a_t, s_{t+1})
 
-One vectorised step per time step: every factor is called on a batch `[N, ...]`.
+Where the graph has an observation factor, y_t ~ observation(s_t), the policy is shown y_t in the place of s_t. One
+vectorised step per time step: every factor is called on a batch `[N, ...]`.
 """
 
 from __future__ import annotations
@@ -54,12 +55,13 @@ class CallableSampler:
         running = torch.ones(num, dtype=torch.bool, device=state.device)
         lengths = torch.zeros(num, dtype=torch.int64, device=state.device)
         states, actions, rewards = [state], list[Tensor](), list[Tensor]()
+        seen = [self._observed(state, 0)]
         while running.any() and (length is None or len(actions) < length):
             t = len(actions)
             if t >= LONGEST_EPISODE:
                 raise ValueError(f"rollout: an episode has not ended after {LONGEST_EPISODE:,} steps; give length=")
             going = running.nonzero()[:, 0]
-            action = self._actions(state, t)
+            action = self._actions(state, seen[-1], t)
             here, there = state[going], action[going]
             _check_finite(there, "the policy gave an action", t, going)
             arrived = self._following(here, there, t)
@@ -71,6 +73,7 @@ class CallableSampler:
             actions.append(torch.zeros_like(action).index_copy(0, going, there))
             rewards.append(torch.zeros(num, dtype=reward.dtype, device=state.device).index_copy(0, going, reward))
             states.append(state)
+            seen.append(self._observed(state, t + 1))
             lengths += running
             if callable(ends):
                 over = _one_each(ends(here, there, arrived), len(going), "dynamics.terminal")
@@ -82,11 +85,24 @@ class CallableSampler:
             rewards=torch.stack(rewards + [torch.zeros_like(rewards[0])] * missing, 1),
             lengths=lengths,
             terminated=~running,
+            observations=None if self.graph.observation is None else torch.stack(seen + [seen[-1]] * missing, 1),
         )
 
-    def _actions(self, state: Tensor, t: int) -> Tensor:
+    def _observed(self, state: Tensor, t: int) -> Tensor:
+        """What a policy is shown of states `[N, ...]`: an observation, or the states themselves."""
+        if self.graph.observation is None:
+            return state
+        made = at_time(self.graph.observation, t)(state)
+        if not isinstance(made, Distribution):
+            raise ValueError(f"rollout: observation must return a distribution, got {type(made).__name__}")
+        seen = self.draw(made)
+        if seen.shape[:1] != state.shape[:1]:
+            raise ValueError(f"rollout: observation gave {list(seen.shape)} for states {list(state.shape)}")
+        return seen
+
+    def _actions(self, state: Tensor, seen: Tensor, t: int) -> Tensor:
         """Gives actions `[N, ...]`; a policy that gives one distribution or action for all states means it for each."""
-        choice, num, space = self.act(state, t), len(state), self.graph.action_space
+        choice, num, space = self.act(seen, t), len(state), self.graph.action_space
         shape = None if space is None else torch.Size(space.shape or ())
         if isinstance(choice, Distribution):
             drawn = choice.batch_shape + choice.event_shape
@@ -128,7 +144,7 @@ def start(graph: TrajectoryGraph, num: int) -> Tensor:
     Raises:
         ValueError: A graph with batch dimensions, or an initial factor that gives no distribution.
     """
-    for slot in ("initial", "dynamics", "reward", "action_prior"):
+    for slot in ("initial", "dynamics", "reward", "action_prior", "observation"):
         factor = getattr(graph, slot)
         if isinstance(factor, Batched) and not isinstance(factor, Distribution) and factor.batch_shape:
             raise ValueError(
@@ -140,12 +156,17 @@ def start(graph: TrajectoryGraph, num: int) -> Tensor:
     return initial.sample((num,))
 
 
+def first_state(graph: TrajectoryGraph) -> Tensor:
+    """Draws one first state, which tells shape, type and device; no seed is used up."""
+    with seeded(None):
+        return start(graph, 1)[0]
+
+
 def with_state_space(graph: TrajectoryGraph) -> TrajectoryGraph:
     """Gives a graph without a state space the unbounded box of its first state: policies tell states from batches."""
     if graph.state_space is not None:
         return graph
-    with seeded(None):
-        state = start(graph, 1)[0]
+    state = first_state(graph)
     if not state.is_floating_point():
         return graph
     return graph.replace(state_space=gymnasium.spaces.Box(-np.inf, np.inf, tuple(state.shape), np.float64))

@@ -20,7 +20,7 @@ from cai.graph.trajectory_graph import TrajectoryGraph
 from cai.ops.readings import Kernel
 from cai.ops.sampling import sample_index
 from cai.ops.threads import threads_for
-from cai.simulate.callables import CallableSampler, with_state_space
+from cai.simulate.callables import CallableSampler, first_state, with_state_space
 from cai.simulate.chains import LONGEST_EPISODE, ChainSampler
 from cai.simulate.seeding import seeded
 
@@ -38,12 +38,13 @@ def rollout(
     In tables, and in dynamics that is a callable, the true dynamics is sampled, all episodes at once; a posterior over
     trajectories with tilted dynamics is sampled by `posterior.sample` instead. In an environment episodes run one after
     another, reset with seed, seed + 1, ... A terminal reward is not among the rewards. Actions reach a callable as the
-    policy gives them: limits of the action space are the policy's business.
+    policy gives them: limits of the action space are the policy's business. Where the graph has an observation factor
+    the policy is shown observations in the place of states, and they are recorded.
 
     Args:
         graph_or_env: A graph, an environment, or an environment's id.
         policy: A posterior, a policy (`policy(state, t)` gives a distribution or an action, of states `[N, ...]` where
-            all episodes run at once), or one with `bind(graph)`.
+            all episodes run at once), or one with `bind(graph)`, such as `cai.plan.BeliefPolicy`.
         num_episodes: Number of episodes N.
         seed: The seed; None takes fresh entropy.
         length: The most actions an episode may take; by default the graph's horizon, or the environment's own limit.
@@ -88,6 +89,11 @@ def _as_callable(policy: Any, world: Any) -> Callable[[Any, int], Any]:
     if hasattr(policy, "bind"):
         policy = policy.bind(world)
     act = getattr(policy, "policy", policy)  # a posterior has a policy
+    if act is not policy and getattr(world, "observation", None) is not None:
+        raise ValueError(
+            "rollout: the graph's states are hidden behind its observation factor, and a posterior's policy is one of "
+            "states; wrap the posterior in cai.plan.BeliefPolicy, or show it the states: replace(observation=None)"
+        )
     if not callable(act):
         raise ValueError(f"rollout: the policy must be callable as policy(state, t), got {type(policy).__name__}")
     return act
@@ -123,9 +129,12 @@ def _in_callable(graph: TrajectoryGraph, act: Any, num: int, seed: int | None, l
         num_steps = getattr(getattr(graph, slot), "num_steps", None)
         if length is not None and num_steps is not None and length > num_steps:
             raise ValueError(f"rollout: length {length} is beyond the {num_steps} steps of the graph's {slot}")
+    num_times = getattr(graph.observation, "num_times", None)
+    if length is not None and num_times is not None and length >= num_times > 1:
+        raise ValueError(f"rollout: length {length} is beyond the {num_times} times of the graph's observation")
     if length is None and not callable(getattr(graph.dynamics, "terminal", None)):
         raise ValueError("rollout: the horizon is infinite and the dynamics ends no episode; give length=")
-    with seeded(seed) as generator, torch.no_grad():
+    with seeded(seed, first_state(graph).device) as generator, torch.no_grad():
         return CallableSampler(graph, act, lambda choice: drawn(choice, generator)).sample(num, length)
 
 

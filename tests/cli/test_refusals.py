@@ -132,7 +132,7 @@ def test_bugs_are_not_hidden(cai_program: Callable[..., Result], monkeypatch: py
     def broken(posterior: object) -> None:
         raise RuntimeError("a bug of ours")
 
-    monkeypatch.setattr("cai.cli.answer.read_answer", broken)
+    monkeypatch.setattr("cai.cli.reports.read_answer", broken)
     result = cai_program("solve", "two_state")
     assert isinstance(result.exception, RuntimeError)
 

@@ -109,6 +109,15 @@ OBJECTS = {
     "Categorical learned": F.Categorical(torch.tensor([0.25, 0.75], dtype=torch.float64, requires_grad=True)),
     "Delta": F.Delta(3),
     "Delta vector": F.Delta([0.5, 1.5]),
+    "Gaussian": F.Gaussian([0.5, 1.5], np.diag([1.0, 0.0])),
+    "Gaussian batch": F.Gaussian(np.ones((3, 2)), np.eye(2), dtype=torch.float32),
+    "LinearGaussianDynamics": F.LinearGaussianDynamics(np.eye(2), np.ones((2, 1)), np.eye(2), [0.0, 1.0]),
+    "LinearGaussianDynamics learned": F.LinearGaussianDynamics(torch.eye(2).requires_grad_(), np.ones((2, 1))),
+    "LinearGaussianDynamics per step": F.LinearGaussianDynamics.per_step(np.ones((3, 2, 2)), np.ones((1, 5, 2, 1))),
+    "LinearGaussianPolicy": F.LinearGaussianPolicy([[1.0, 2.0]], [3.0], [[4.0]]),
+    "LinearGaussianPolicy per step": F.LinearGaussianPolicy.per_step(np.ones((3, 1, 2))),
+    "QuadraticReward": F.QuadraticReward(np.eye(2), [[1.0]], [[0.0, 1.0]], [1.0, 2.0], [3.0], 4.0),
+    "QuadraticReward per step": F.QuadraticReward.per_step(np.ones((3, 2, 2)), dtype=torch.float32),
     "TabularDynamics": F.TabularDynamics(HALF, terminal=[False, True]),
     "TabularDynamics per step": F.TabularDynamics.per_step([HALF, HALF]),
     "TabularDynamics sparse": F.TabularDynamics.from_successors(np.ones((2, 2, 1), int), np.ones((2, 2, 1))),
@@ -185,6 +194,8 @@ def test_every_registered_class_is_tested() -> None:
     tested |= {"FixedDynamics", "PosteriorDynamics", "RiskSensitive", "MostProbable"}  # of posteriors in conformance/
     tested |= {"JunctionTreePosterior", "LoopyPosterior", "MeanFieldPosterior"}  # in conformance/ too
     tested |= {"PlanPosterior"}  # in methods/test_svi.py
+    tested |= {"GaussianPosterior", "LinearQuadratic", "QuadraticMessages"}  # in conformance/test_gaussian_methods.py
+    tested |= {"DifferentiableDynamics", "FunctionReward"}  # with holes, in factors/test_differentiable.py
     tested |= {"Pattern", "DenseTransitions", "SparseTransitions", "Newton"}  # parts of the objects above
     assert set(serialization._REGISTER) - tested == set()
 

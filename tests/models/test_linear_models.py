@@ -190,15 +190,11 @@ def test_seeds_make_systems() -> None:
 
 # -- all of them ------------------------------------------------------------------------------------------------------
 
-NAMES = ["double_integrator", "golden_ratio", "linear_quadratic"]
 
-
-@pytest.mark.parametrize("name", NAMES)
-def test_defaults_can_be_asked_and_run(name: str) -> None:
+@pytest.mark.parametrize("name", ["double_integrator", "golden_ratio", "linear_quadratic"])
+def test_defaults_can_be_run(name: str) -> None:
     graph = cai.load_model(name)
-    soft, exact = (cai.infer(graph, method) for method in (cai.SoftValueIteration(), cai.SumProduct()))
-    assert float(soft.log_evidence) <= float(exact.log_evidence) + 1e-9
-    drawn = cai.rollout(graph, soft, 4, seed=0)
+    drawn = cai.rollout(graph, cai.infer(graph, cai.SoftValueIteration()), 4, seed=0)
     assert drawn.states.shape == (4, graph.horizon + 1, *graph.state_space.shape)
 
 

@@ -292,3 +292,54 @@ def test_an_episode_in_tables_and_in_its_environment() -> None:
     policy = ReplanningPolicy(lake, cai.SoftValueIteration(), replan_every=4)
     done = cai.rollout(gymnasium.make("FrozenLake-v1", is_slippery=False), policy, 2, seed=0)
     assert done.returns().tolist() == [1.0, 1.0] and done.lengths.tolist() == [6, 6]
+
+
+# Linear-quadratic: the feedback law of the first plan is exact, so that planning again gives the same actions.
+
+
+def regulator(horizon: int | None = 12) -> cai.TrajectoryGraph:
+    """A noisy point mass that is pushed towards the origin."""
+    return cai.TrajectoryGraph(
+        initial=cai.factors.Gaussian(torch.zeros(2), torch.eye(2)),
+        dynamics=cai.factors.LinearGaussianDynamics(
+            [[1.0, 0.1], [0.0, 1.0]], [[0.005], [0.1]], 0.01 * torch.eye(2, dtype=torch.float64)
+        ),
+        reward=cai.factors.QuadraticReward(torch.eye(2), [[0.1]]),
+        terminal_reward=cai.factors.QuadraticReward(5 * torch.eye(2)),
+        horizon=horizon,
+        temperature=0.1,
+    )
+
+
+def feedback(posterior: cai.Posterior) -> Callable[..., Tensor]:
+    return lambda state, t: posterior.policy(state, t).mean
+
+
+@pytest.mark.parametrize("method", [cai.SoftValueIteration(), cai.SumProduct()], ids=["fixed", "posterior"])
+def test_replanning_up_to_the_end_is_the_feedback_law(method: cai.AbstractMethod) -> None:
+    world = regulator()
+    law = feedback(cai.infer(world, method))
+    again = cai.rollout(world, ReplanningPolicy(world, method, end=12), 20, seed=0)
+    followed = cai.rollout(world, law, 20, seed=0)
+    torch.testing.assert_close(again.actions, followed.actions, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(again.states, followed.states, rtol=1e-9, atol=1e-9)
+
+
+def test_a_receding_horizon_is_the_first_gain_and_far_enough_the_stationary_one() -> None:
+    world = regulator()
+    states = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for horizon in (3, 12):
+        first = cai.infer(world.replace(horizon=horizon), cai.SoftValueIteration())
+        policy = ReplanningPolicy(world, cai.SoftValueIteration(), horizon=horizon).bind(world)
+        for t in (0, 1, 50):
+            torch.testing.assert_close(policy(states, t), first.policy(states, 0).mean, rtol=1e-12, atol=1e-12)
+    stationary = cai.infer(world.replace(horizon=None, terminal_reward=None), cai.SoftValueIteration())
+    far = ReplanningPolicy(world, cai.SoftValueIteration(), horizon=300)
+    torch.testing.assert_close(far(states), stationary.policy(states).mean, rtol=1e-9, atol=1e-9)
+
+
+def test_following_a_plan_by_its_feedback_is_replanning_where_the_plan_is_exact() -> None:
+    world = regulator()
+    every = [ReplanningPolicy(world, cai.SoftValueIteration(), end=12, replan_every=k) for k in (1, 4)]
+    one, four = (cai.rollout(world, policy, 5, seed=1) for policy in every)
+    torch.testing.assert_close(one.actions, four.actions, rtol=1e-9, atol=1e-9)

@@ -1,1 +1,1 @@
-"""Linear-quadratic problems with Gaussian noise: messages by loops, scans and doubling, their gradients, and filters."""
+"""Linear-quadratic problems with Gaussian noise: messages by loops, scans and doubling, gradients, and filters."""

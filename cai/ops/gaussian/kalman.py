@@ -8,15 +8,16 @@ Forward, with m-, P- the moments of x_t given the observations before t,
     m-' = F m+ + c,   P-' = F P+ F' + W                          log p(y) = sum_t log N(v_t; 0, S_t)
 
 The covariances obey the Riccati recursion of control with time reversed, P-' = W + F P- F' - F P- H' S^-1 H P- F' being
-that of D = [F' H'] and the cost W of states and R of actions; so one scan serves both, with the same product of elements.
-Given K, the means are an affine chain. Backward, in the adjoint form of Bryson and Frazier, with Phi = F (I - K H),
+that of D = [F' H'] and the cost W of states and R of actions, so that one scan serves both, with the same product of
+elements. Given K, the means are an affine chain. Backward, in the adjoint form of Bryson and Frazier,
+with Phi = F (I - K H),
 
     u_t = H'S^-1 v_t + Phi' u_{t+1},   U_t = H'S^-1 H + Phi' U_{t+1} Phi         (u, U zero after the end)
     mean m+ + P+ F' u_{t+1},   covariance P+ - P+ F' U_{t+1} F P+
 
 an affine chain again, without an inverse of P- or W, which may be singular. Trajectories of the smoothing distribution
-are drawn by mean correction: x + E[X | y] - E[X | Y = y_x] with x, y_x drawn from the model. Missing observations are rows
-of zeros in H, of ones on the diagonal of R, and of zeros in v: they change nothing.
+are drawn by mean correction: x + E[X | y] - E[X | Y = y_x] with x, y_x drawn from the model. Missing observations are
+rows of zeros in H, of ones on the diagonal of R, and of zeros in v: they change nothing.
 
 Sources: Kalman (1960); Rauch, Tung and Striebel (1965); Bryson and Frazier (1963); Durbin and Koopman (2002) for the
 samples; Särkkä and García-Fernández (2021) for scans.
@@ -26,62 +27,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from cai.errors import IncompatibleMethod, NonFinite
+from cai.errors import IncompatibleMethod
 from cai.ops.gaussian.affine_scan import looped_means, scanned_covariances, scanned_means
-from cai.ops.gaussian.existence import root_of
+from cai.ops.gaussian.control_scan import pays_to_scan as control_pays
 from cai.ops.gaussian.marginals import ClosedLoop, Moments, covariances_forward
 from cai.ops.gaussian.problem import symmetric
 from cai.ops.gaussian.riccati_scan import riccati_scan
-
-
-@dataclass(frozen=True, eq=False)
-class StateSpace:
-    """A linear-Gaussian state space; all parts have equally many batch dimensions, which broadcast.
-
-    Attributes:
-        transition: F, `[T or 1, *batch, n, n]`.
-        offset: c, `[T or 1, *batch, n]`: what is known to push the state, actions included.
-        noise: W, `[T or 1, *batch, n, n]`, positive semi-definite.
-        observation: H, `[T + 1 or 1, *batch, k, n]`.
-        observation_offset: d, `[T + 1 or 1, *batch, k]`.
-        observation_noise: R, `[T + 1 or 1, *batch, k, k]`, positive semi-definite.
-        initial: Moments of x_0, `[*batch, ...]`; the covariance may be singular.
-        horizon: T.
-    """
-
-    transition: Tensor
-    offset: Tensor
-    noise: Tensor
-    observation: Tensor
-    observation_offset: Tensor
-    observation_noise: Tensor
-    initial: Moments
-    horizon: int
-
-
-@dataclass(frozen=True, eq=False)
-class Correction:
-    """What an observation does to the covariance before it, at one time or at all.
-
-    Attributes:
-        gains: K, `[..., n, k]`.
-        factors: The Cholesky factor of S, `[..., k, k]`.
-        info: What LAPACK said of the factorisation, `[...]`: 0 where S is positive definite.
-        kept: I - K H, `[..., n, n]`.
-        covariances: P+, `[..., n, n]`.
-    """
-
-    gains: Tensor
-    factors: Tensor
-    info: Tensor
-    kept: Tensor
-    covariances: Tensor
+from cai.ops.gaussian.state_space import (
+    Correction,
+    StateSpace,
+    applied,
+    corrected,
+    drawn,
+    need_definite,
+    need_finite,
+    with_draws,
+    without_missing,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,14 +101,14 @@ def kalman_filter(space: StateSpace, observations: Tensor, passes: Passes) -> Fi
         NonFinite: A mean or covariance is not finite, at which time.
     """
     known = ~torch.isnan(observations)
-    space = _without_missing(space, known)
+    space = without_missing(space, known)
     predicted = passes.predicted(space)
     correction = corrected(predicted, space.observation, space.observation_noise)
-    _need_definite(correction.info, predicted)
+    need_definite(correction.info, predicted)
     away = torch.where(known, observations - space.observation_offset, 0.0)
     means = _predicted_means(space, correction, away, passes)
-    innovations = away - _applied(space.observation, means)
-    filtered = means + _applied(correction.gains, innovations)
+    innovations = away - applied(space.observation, means)
+    filtered = means + applied(correction.gains, innovations)
     need_finite(filtered, "the mean of the filter")
     return Filtered(
         space,
@@ -179,55 +147,27 @@ def smoothing_samples(filtered: Filtered, smoothed: Tensor, num: int, passes: Pa
         num: How many to draw for each sequence of observations.
         passes: How to go through time.
     """
-    space, batch = _with_draws(filtered.space), smoothed.shape[1:-1]
+    space, batch = with_draws(filtered.space), smoothed.shape[1:-1]
     correction = Correction(**{name: part.unsqueeze(1) for name, part in vars(filtered.correction).items()})
-    start = _drawn(space.initial.covariances, (num, *batch))
-    pushes = _drawn(space.noise, (space.horizon, num, *batch))
+    start = drawn(space.initial.covariances, (num, *batch))
+    pushes = drawn(space.noise, (space.horizon, num, *batch))
     states = passes.means(space.transition, pushes, start, space.horizon)
-    seen = _applied(space.observation, states) + _drawn(space.observation_noise, (len(states), num, *batch))
+    seen = applied(space.observation, states) + drawn(space.observation_noise, (len(states), num, *batch))
     means = _predicted_means(space, correction, seen, passes)
-    innovations = seen - _applied(space.observation, means)
-    corrected_means = means + _applied(correction.gains, innovations)
+    innovations = seen - applied(space.observation, means)
+    corrected_means = means + applied(correction.gains, innovations)
     expected = _smoothed_means(space, correction, corrected_means, innovations, passes)
     return smoothed[:, None] + states - expected
 
 
-def corrected(covariance: Tensor, observation: Tensor, noise: Tensor) -> Correction:
-    """Takes an observation into account, at one time or at all of them.
+def pays_to_scan(space: StateSpace, observations: Tensor) -> bool:
+    """Says whether scans are quicker than loops, by `benchmarks/linear_quadratic_scan.py`.
 
     Args:
-        covariance: P-, `[..., n, n]`.
-        observation: H, `[..., k, n]`.
-        noise: R, `[..., k, k]`.
+        space: The model.
+        observations: `[T + 1, *batch, k]`.
     """
-    mixed = observation @ covariance
-    factors, info = torch.linalg.cholesky_ex(symmetric(mixed @ observation.mT + noise))
-    gains = torch.cholesky_solve(mixed, factors).mT
-    kept = torch.eye(covariance.shape[-1], dtype=gains.dtype, device=gains.device) - gains @ observation
-    after = kept @ covariance @ kept.mT + gains @ noise @ gains.mT
-    return Correction(gains, factors, info, kept, symmetric(after))
-
-
-def need_finite(values: Tensor, what: str) -> None:
-    """Raises `NonFinite` at the first time at which values `[T + 1, ...]` are not finite."""
-    if not torch.isfinite(values).all():
-        raise NonFinite(f"{what} is not finite at time {int((~torch.isfinite(values)).nonzero()[0, 0])}")
-
-
-def _without_missing(space: StateSpace, known: Tensor) -> StateSpace:
-    """Makes rows of missing observations say nothing; `known` is `[T + 1, *batch, k]`."""
-    if known.all():
-        return space
-    for axis in range(1, known.dim() - 1):  # covariances are shared where all sequences lack the same
-        if (known == known.narrow(axis, 0, 1)).all():
-            known = known.narrow(axis, 0, 1)
-    eye = torch.eye(known.shape[-1], dtype=space.noise.dtype, device=known.device)
-    pairs = known[..., :, None] & known[..., None, :]
-    return replace(
-        space,
-        observation=torch.where(known[..., None], space.observation, 0.0),
-        observation_noise=torch.where(pairs, space.observation_noise, eye),
-    )
+    return control_pays(observations[0, ..., 0].numel(), space.horizon, space.transition.shape[-1])
 
 
 def _looped_predictions(space: StateSpace) -> Tensor:
@@ -283,7 +223,7 @@ SCAN = Passes(_scanned_predictions, scanned_means, scanned_covariances)
 def _predicted_means(space: StateSpace, correction: Correction, away: Tensor, passes: Passes) -> Tensor:
     """Computes m- for observations less their offset, `[T + 1, *batch, k]`."""
     closed = space.transition @ correction.kept[:-1]
-    pushes = _applied(space.transition, _applied(correction.gains[:-1], away[:-1])) + space.offset
+    pushes = applied(space.transition, applied(correction.gains[:-1], away[:-1])) + space.offset
     return passes.means(closed, pushes, space.initial.means, space.horizon)
 
 
@@ -291,10 +231,10 @@ def _smoothed_means(
     space: StateSpace, correction: Correction, filtered: Tensor, innovations: Tensor, passes: Passes
 ) -> Tensor:
     whitened = _solved(correction.factors, space.observation)
-    pushes = _applied(whitened.mT, _solved(correction.factors, innovations[..., None]).squeeze(-1))
+    pushes = applied(whitened.mT, _solved(correction.factors, innovations[..., None]).squeeze(-1))
     back = _adjoint_transition(space, correction)
     adjoint = passes.means(back, pushes[:-1].flip(0), pushes[-1], space.horizon).flip(0)
-    moved = _applied(correction.covariances[:-1], _applied(space.transition.mT, adjoint[1:]))
+    moved = applied(correction.covariances[:-1], applied(space.transition.mT, adjoint[1:]))
     return torch.cat([filtered[:-1] + moved, filtered[-1:]])
 
 
@@ -308,35 +248,6 @@ def _log_likelihood(factors: Tensor, innovations: Tensor, known: Tensor) -> Tens
     logdets = 2.0 * factors.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     terms = white.square().sum(-1) + logdets + math.log(2 * math.pi) * known.sum(-1).to(white)
     return -0.5 * terms.double().sum(0)
-
-
-def _need_definite(info: Tensor, predicted: Tensor) -> None:
-    if not (info != 0).any():
-        return
-    t = int((info != 0).nonzero()[0, 0])
-    need_finite(predicted[: t + 1], "the covariance of the filter")
-    raise IncompatibleMethod(
-        f"the covariance H P H' + R of the observation at time {t} is not positive definite: some combination of what is "
-        "observed there is known without error; give the observation a positive definite covariance"
-    )
-
-
-def _with_draws(space: StateSpace) -> StateSpace:
-    """Puts a batch dimension for draws first, and all offsets and the first mean to zero."""
-    timed = ("transition", "offset", "noise", "observation", "observation_offset", "observation_noise")
-    parts = {name: getattr(space, name).unsqueeze(1) for name in timed}
-    parts |= {name: torch.zeros_like(parts[name]) for name in ("offset", "observation_offset")}
-    return replace(space, **parts, initial=Moments(torch.zeros_like(space.initial.means), space.initial.covariances))
-
-
-def _drawn(covariance: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Draws N(0, covariance), `[*shape, n]`; the covariance broadcasts with the shape."""
-    noise = torch.randn(*shape, covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
-    return _applied(root_of(covariance), noise)
-
-
-def _applied(matrix: Tensor, vectors: Tensor) -> Tensor:
-    return (matrix @ vectors[..., None]).squeeze(-1)
 
 
 def _solved(factors: Tensor, right: Tensor) -> Tensor:

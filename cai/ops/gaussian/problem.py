@@ -18,6 +18,7 @@ Tensors are `[T, *batch, ...]`, or `[1, *batch, ...]` where all steps are alike,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -159,11 +160,9 @@ def homogeneous_dynamics(a: Tensor, b: Tensor, offset: Tensor) -> Tensor:
         offset: c, `[..., n]`.
     """
     n, m = b.shape[-2:]
-    batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2], offset.shape[:-1])
-    top = torch.cat([a.expand(*batch, n, n), offset.expand(*batch, n)[..., None], b.expand(*batch, n, m)], -1)
-    last = torch.zeros(n + 1 + m, dtype=top.dtype, device=top.device)
-    last[n] = 1.0
-    return torch.cat([top, last.expand(*batch, 1, n + 1 + m)], -2)
+    last = torch.zeros(1, n + 1 + m, dtype=a.dtype, device=a.device)
+    last[0, n] = 1.0
+    return block_matrix([[a, offset[..., None], b], [last[:, :n], last[:, n : n + 1], last[:, n + 1 :]]])
 
 
 def homogeneous_form(quadratic: Tensor, linear: Tensor, constant: Tensor) -> Tensor:
@@ -174,11 +173,38 @@ def homogeneous_form(quadratic: Tensor, linear: Tensor, constant: Tensor) -> Ten
         linear: q, `[..., n]`.
         constant: k, `[...]`.
     """
-    batch = torch.broadcast_shapes(quadratic.shape[:-2], linear.shape[:-1], constant.shape)
-    quadratic = quadratic.expand(*batch, *quadratic.shape[-2:])
-    column = linear.expand(*batch, linear.shape[-1])[..., None]
-    corner = 2.0 * constant.expand(batch)[..., None, None]
-    return torch.cat([torch.cat([quadratic, column], -1), torch.cat([column.mT, corner], -1)], -2)
+    column, corner = linear[..., None], 2.0 * constant[..., None, None]
+    return block_matrix([[quadratic, column], [column.mT, corner]])
+
+
+def block_matrix(rows: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Puts blocks `[*batch, r_i, c_j]` together, each copied once: `[*batch, sum r_i, sum c_j]`."""
+    batch = torch.broadcast_shapes(*(block.shape[:-2] for row in rows for block in row))
+    heights, widths = [row[0].shape[-2] for row in rows], [block.shape[-1] for block in rows[0]]
+    blocks = [block.expand(*batch, *block.shape[-2:]) for row in rows for block in row]
+    return _Blocks.apply(tuple(heights), tuple(widths), *blocks)
+
+
+class _Blocks(torch.autograd.Function):
+    """Blocks, row after row, as one matrix; concatenation by rows and columns would copy everything twice."""
+
+    @staticmethod
+    def forward(ctx: Any, heights: tuple[int, ...], widths: tuple[int, ...], *blocks: Tensor) -> Tensor:
+        """Copies the blocks."""
+        ctx.sizes = heights, widths
+        whole = blocks[0].new_empty(*blocks[0].shape[:-2], sum(heights), sum(widths))
+        for place, block in zip(_places(whole, heights, widths), blocks, strict=True):
+            place.copy_(block)
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """Gives each block its part."""
+        return None, None, *_places(gradients[0], *ctx.sizes)
+
+
+def _places(whole: Tensor, heights: tuple[int, ...], widths: tuple[int, ...]) -> list[Tensor]:
+    return [place for row in whole.split(heights, -2) for place in row.split(widths, -1)]
 
 
 def with_one(vector: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from cai.ops.shooting.backward_pass import LocalModel, backward_pass, with_gaps
+from cai.ops.shooting.convexity import semidefinite
 from cai.ops.shooting.layouts import layout_of
 from cai.ops.shooting.line_search import Trajectory, search
 from cai.ops.shooting.problem import ShootingProblem, need_finite, step_numbers
@@ -73,6 +74,7 @@ class Iterate:
         costs: `[B]`, float64.
         size: The regularisation mu, `[B]`, float64.
         rate: What its last change multiplied it by, `[B]`, float64.
+        convex: Whether the next expansion is to be convex, `[B]`, bool.
         residual: The decrease that the last backward pass promised for a full step, `[B]`, float64, cost units.
         settled: Whether that was below the tolerance, and no step has been taken since, `[B]`, bool.
         converged: `[B]`, bool.
@@ -86,6 +88,7 @@ class Iterate:
     costs: Tensor
     size: Tensor
     rate: Tensor
+    convex: Tensor
     residual: Tensor
     settled: Tensor
     converged: Tensor
@@ -158,6 +161,7 @@ def first_iterate(
         costs=costs,
         size=regularisation.size,
         rate=regularisation.rate,
+        convex=no,
         residual=torch.full_like(costs, torch.inf),
         settled=no,
         converged=no,
@@ -180,8 +184,17 @@ def advance(problem: ShootingProblem, old: Iterate, options: Options) -> Iterate
     return old.filled(index, _advanced(problem.select(index), old.select(index), options))
 
 
-def local_model(problem: ShootingProblem, trajectory: Trajectory, expansion: GaussNewton | SecondOrder) -> LocalModel:
+def local_model(
+    problem: ShootingProblem, trajectory: Trajectory, expansion: GaussNewton | SecondOrder, convex: Tensor | None = None
+) -> LocalModel:
     """Expands a problem around trajectories.
+
+    Args:
+        problem: The problem.
+        trajectory: The trajectories.
+        expansion: Which derivatives of the dynamics are used.
+        convex: Elements, `[B]`, bool, for which the Hessian of each cost, jointly over (u, x), is to be made positive
+            semi-definite, and second derivatives of the dynamics are to be left out.
 
     Raises:
         NonFinite: A derivative is NaN or infinite: of what, at which time step of which batch element.
@@ -192,23 +205,27 @@ def local_model(problem: ShootingProblem, trajectory: Trajectory, expansion: Gau
     if trajectory.gaps is not None:
         moves[..., :-1, -1] = trajectory.gaps
     need_finite(slopes, "the derivative of the reward")
-    end = problem.end.curvature(states[-1:], actions[-1:, ..., :0], step_numbers(states)[-1:])
-    end = torch.cat([end.hessian.expand(1, *end.gradient.shape[1:], -1), end.gradient[..., None]], -1)
+    last = problem.end.curvature(states[-1:], actions[-1:, ..., :0], step_numbers(states)[-1:])
+    end = torch.cat([last.hessian.expand(1, *last.gradient.shape[1:], -1), last.gradient[..., None]], -1)
     need_finite(end, "the derivative of the terminal reward", first=problem.horizon)
+    bends = _Bends(problem, states, actions, convex).at if isinstance(expansion, SecondOrder) else None
+    if convex is not None and convex.any():
+        for part in (slopes, end):
+            part[:, convex, :, :-1] = semidefinite(part[:, convex, :, :-1])
     return LocalModel(
         layout=layout_of(states.shape[-1], actions.shape[-1]),
         moves=moves,
         slopes=slopes,
         end=end[0],
         discount=problem.discount,
-        bends=_Bends(problem, states, actions).at if isinstance(expansion, SecondOrder) else None,
+        bends=bends,
         low=None if limits is None else limits.low - actions,
         high=None if limits is None else limits.high - actions,
     )
 
 
 def _advanced(problem: ShootingProblem, old: Iterate, options: Options) -> Iterate:
-    model = local_model(problem, old.trajectory, options.expansion)
+    model = local_model(problem, old.trajectory, options.expansion, old.convex)
     backward = backward_pass(model, old.size)
     if old.gaps is not None:
         backward = with_gaps(model, backward)
@@ -216,27 +233,33 @@ def _advanced(problem: ShootingProblem, old: Iterate, options: Options) -> Itera
     small = backward.definite & (residual.abs() <= _least(old, options.tolerance))
     if old.gaps is not None:
         small = small & (old.gaps == 0).all(-1).all(0)
-    wanted = backward.definite & ~small
-    steps = search(problem, old.trajectory, replace(backward, definite=wanted), options.line_search)
+    steps = search(problem, old.trajectory, replace(backward, definite=backward.definite & ~small), options.line_search)
     moved = steps.sizes > 0
     stuck = ~moved & ~small
-    raised, lowered = options.schedule.raised(old.regularisation), options.schedule.lowered(old.regularisation)
-    converged = (small & (old.size == 0)) | (stuck & old.settled)
-    given_up = stuck & (old.size >= options.schedule.maximum)
-    wide = moved[:, None]
+    converged = (small & (old.size == 0) & ~old.convex) | (stuck & old.settled)
+    # The first remedy is a convex expansion, the second more regularisation.
+    regularisation = _regularised(options.schedule, old, raised=stuck & old.convex, lowered=moved | small)
     return Iterate(
-        states=torch.where(wide, steps.states, old.states),
-        actions=torch.where(wide, steps.actions, old.actions),
+        states=torch.where(moved[:, None], steps.states, old.states),
+        actions=torch.where(moved[:, None], steps.actions, old.actions),
         gaps=None if old.gaps is None else old.gaps * (1.0 - steps.sizes).to(old.gaps.dtype)[:, None],
         costs=torch.where(moved, steps.costs, old.costs),
-        size=torch.where(stuck, raised.size.clamp(max=options.schedule.maximum), lowered.size),
-        rate=torch.where(stuck, raised.rate, lowered.rate),
+        size=regularisation.size,
+        rate=regularisation.rate,
+        convex=stuck | (old.convex & moved & (steps.sizes < 1.0)),
         residual=residual,
         settled=~moved & (old.settled | small),
         converged=converged,
-        done=converged | given_up,
+        done=converged | (stuck & old.convex & (old.size >= options.schedule.maximum)),
         num_steps=old.num_steps + 1,
     )
+
+
+def _regularised(schedule: RegularisationSchedule, old: Iterate, *, raised: Tensor, lowered: Tensor) -> Regularisation:
+    up, down = schedule.raised(old.regularisation), schedule.lowered(old.regularisation)
+    size = torch.where(raised, up.size, torch.where(lowered, down.size, old.size))
+    rate = torch.where(raised, up.rate, torch.where(lowered, down.rate, old.rate))
+    return Regularisation(size.clamp(max=schedule.maximum), rate)
 
 
 def _least(old: Iterate, tolerance: float) -> Tensor:
@@ -248,8 +271,9 @@ def _least(old: Iterate, tolerance: float) -> Tensor:
 class _Bends:
     """Second derivatives of the dynamics, taken in blocks of time steps as the backward pass gets to them."""
 
-    def __init__(self, problem: ShootingProblem, states: Tensor, actions: Tensor) -> None:
+    def __init__(self, problem: ShootingProblem, states: Tensor, actions: Tensor, convex: Tensor | None) -> None:
         self._dynamics, self._states, self._actions = problem.dynamics, states, actions
+        self._left_out = convex if convex is not None and convex.any() else None
         entries = states.shape[1] * states.shape[-1] * (states.shape[-1] + actions.shape[-1]) ** 2
         self._length = max(1, _BLOCK // max(1, entries))
         self._first, self._block = len(actions), None
@@ -263,6 +287,8 @@ class _Bends:
             block = self._dynamics.second_derivatives(self._states[part], self._actions[part], steps[:, None])
             if block is not None:
                 need_finite(block, "the second derivative of the dynamics", first=self._first)
+                if self._left_out is not None:
+                    block[:, self._left_out] = 0.0
             self._block = block
         return None if self._block is None else self._block[t - self._first]
 

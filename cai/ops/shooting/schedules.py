@@ -73,20 +73,24 @@ class RegularisationSchedule:
 
 @dataclass(frozen=True)
 class LineSearch:
-    """The longest step that brings its share of the predicted decrease is taken; all are tried in one batched rollout.
+    """Of the step sizes that bring their share of the predicted decrease, the one of least cost is taken.
+
+    All are tried in one batched rollout, so that more of them cost little. Sizes above 1 pay where the curvature is
+    overestimated, which leaving out second derivatives of the dynamics, and clamped controls, often do.
 
     Attributes:
-        step_sizes: What to try, falling, in (0, 1].
+        step_sizes: What to try, falling, positive, 1 among them.
         acceptance: The least share of the predicted decrease, in [0, 1).
     """
 
-    step_sizes: tuple[float, ...] = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
+    step_sizes: tuple[float, ...] = (2.0, 1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
     acceptance: float = 1e-4
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "step_sizes", tuple(float(size) for size in self.step_sizes))
-        falling = all(a > b for a, b in zip(self.step_sizes, self.step_sizes[1:], strict=False))
-        if not self.step_sizes or not falling or not 0.0 < self.step_sizes[-1] or self.step_sizes[0] > 1.0:
-            raise ValueError(f"LineSearch: step_sizes must fall, within (0, 1], got {self.step_sizes}")
+        sizes = self.step_sizes
+        falling = all(a > b for a, b in zip(sizes, sizes[1:], strict=False))
+        if 1.0 not in sizes or not falling or not 0.0 < sizes[-1] or math.isinf(sizes[0]):
+            raise ValueError(f"LineSearch: step_sizes must be positive, fall, and have 1 among them, got {sizes}")
         if not 0.0 <= self.acceptance < 1.0:
             raise ValueError(f"LineSearch: acceptance must lie in [0, 1), got {self.acceptance}")
