@@ -109,15 +109,16 @@ def backward_pass(model: LocalModel, regularisation: Tensor) -> BackwardPass:
         carried = layout.product(work.value, moves[t])
         if model.discount != 1.0:
             carried *= model.discount
-        layout.add_product(work.h.copy_(slopes[t]), turned[t], carried)
+        layout.added(slopes[t], turned[t], carried, out=work.h)
         if model.bends is not None:
             _add_bend(layout.batch_first(work.h), layout.batch_first(carried)[..., -1], model.bends(t))
         all_kept[t].copy_(work.hu)
         rule(t, None if added is None else added[t])
         all_gains[t].copy_(work.gain)
-        layout.add_product(work.value.copy_(work.hxy), work.hxu, work.gain)
+        value = layout.added(work.hxy, work.hxu, work.gain, out=work.value)
         if added is not None or model.low is not None:  # otherwise what is added here is zero
-            layout.add_product(work.value, work.feedback, layout.add_product(work.huy.clone(), work.huu, work.gain))
+            rest = layout.added(work.huy, work.huu, work.gain)
+            layout.added(value, work.feedback, rest, out=value)
         work.form.copy_(torch.lerp(work.form, work.turned_form, 0.5))
     return _assembled(model, kept, gains, regularisation)
 
@@ -209,7 +210,7 @@ def _rule(model: LocalModel, work: _Workspace) -> Callable[[int, Tensor | None],
 
     def single_within(t: int, added: Tensor | None) -> None:
         free(t, added)
-        allowed = torch.minimum(torch.maximum(work.offset, low[t]), high[t])
+        allowed = work.offset.clamp(low[t], high[t])
         work.gain.mul_(allowed == work.offset)
         work.offset.copy_(allowed)
 

@@ -49,11 +49,10 @@ def box_qp(hessian: Tensor, gradient: Tensor, low: Tensor, high: Tensor, *, star
         high: `[*batch, m]`; may be inf.
         start: A first guess, `[*batch, m]`; the point of the box next to zero by default.
     """
+    if hessian.shape[-1] <= 2:
+        solution = (_single if hessian.shape[-1] == 1 else _pair)(hessian, gradient, low, high)
+        return BoxSolution(solution, _free(solution, gradient + _times(hessian, solution), low, high))
     point = (torch.zeros_like(gradient) if start is None else torch.nan_to_num(start)).clamp(low, high)
-    if hessian.shape[-1] == 1:
-        wanted = -gradient / hessian[..., 0]
-        solution = torch.where(hessian[..., 0] > 0, torch.nan_to_num(wanted), 0.0).clamp(low, high)
-        return BoxSolution(solution, solution == wanted)
     running = torch.linalg.cholesky_ex(hessian).info == 0
     noise = 8 * torch.finfo(hessian.dtype).eps * hessian.shape[-1]
     for _ in range(_MAX_STEPS):
@@ -70,6 +69,30 @@ def box_qp(hessian: Tensor, gradient: Tensor, low: Tensor, high: Tensor, *, star
         running = running & (moved != point).any(-1)
         point = torch.where(running[..., None], moved, point)
     return BoxSolution(point, _free(point, gradient + _times(hessian, point), low, high))
+
+
+def _single(hessian: Tensor, gradient: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The best point of an interval, `[*batch, 1]`."""
+    return torch.nan_to_num(-gradient / hessian[..., 0]).clamp(low, high)
+
+
+def _pair(hessian: Tensor, gradient: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The best point of a rectangle, `[*batch, 2]`: the free one where it lies inside, else the best of four edges."""
+    (a, b), (_, d) = (row.unbind(-1) for row in hessian.unbind(-2))
+    g, bottom, top = (part.unbind(-1) for part in (gradient, low, high))
+    first = torch.stack([bottom[0], top[0]])
+    second = torch.stack([bottom[1], top[1]])
+    across_second = (-(g[1] + b * first) / d).clamp(bottom[1], top[1])
+    across_first = (-(g[0] + b * second) / a).clamp(bottom[0], top[0])
+    ratio = b / a
+    free_second = -(g[1] - ratio * g[0]) / (d - ratio * b)
+    free_first = -(g[0] + b * free_second) / a
+    inside = (free_first >= bottom[0]) & (free_first <= top[0]) & (free_second >= bottom[1]) & (free_second <= top[1])
+    x, y = torch.cat([first, across_first]), torch.cat([across_second, second])
+    values = x * (0.5 * a * x + b * y + g[0]) + y * (0.5 * d * y + g[1])
+    best = torch.where(torch.isnan(values), torch.inf, values).argmin(0, keepdim=True)  # an infinite edge is NaN
+    edge = torch.stack([x.gather(0, best)[0], y.gather(0, best)[0]], -1)
+    return torch.where(inside[..., None], torch.stack([free_first, free_second], -1), edge).clamp(low, high)
 
 
 def solve_free(hessian: Tensor, sides: Tensor, free: Tensor) -> Tensor:

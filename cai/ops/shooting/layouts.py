@@ -39,8 +39,8 @@ class AbstractLayout(ABC):
         """Multiplies the matrices of two steps, `[B, i, j]` and `[B, j, k]` or with the batch last."""
 
     @abstractmethod
-    def add_product(self, into: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """Adds the product of two steps to a third, in place; shapes as for `product`."""
+    def added(self, base: Tensor, left: Tensor, right: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """Adds the product of two steps to a third, into `out` where that is given; shapes as for `product`."""
 
     @abstractmethod
     def solve(self, matrix: Tensor, sides: Tensor) -> Tensor:
@@ -74,9 +74,9 @@ class BatchFirst(AbstractLayout):
         """Multiplies `[B, i, j]` by `[B, j, k]`."""
         return torch.bmm(left, right)
 
-    def add_product(self, into: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    def added(self, base: Tensor, left: Tensor, right: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Adds the product of `[B, i, j]` and `[B, j, k]` to `[B, i, k]`."""
-        return into.baddbmm_(left, right)
+        return torch.baddbmm(base, left, right, out=out)
 
     def solve(self, matrix: Tensor, sides: Tensor) -> Tensor:
         """Solves A X = S of `[B, m, m]` and `[B, m, k]`."""
@@ -112,11 +112,11 @@ class BatchLast(AbstractLayout):
         """Multiplies `[i, j, B]` by `[j, k, B]`."""
         return (left.unsqueeze(2) * right).sum(1)
 
-    def add_product(self, into: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    def added(self, base: Tensor, left: Tensor, right: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Adds the product of `[i, j, B]` and `[j, k, B]` to `[i, k, B]`."""
         if left.shape[1] == 1:
-            return into.addcmul_(left, right)
-        return into.add_(self.product(left, right))
+            return torch.addcmul(base, left, right, out=out)
+        return torch.add(base, self.product(left, right), out=out)
 
     def solve(self, matrix: Tensor, sides: Tensor) -> Tensor:
         """Solves A X = S of `[m, m, B]` and `[m, k, B]`."""
