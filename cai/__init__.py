@@ -35,7 +35,9 @@ from cai.inference import (
     load,
 )
 from cai.methods import (
+    ILQR,
     SVI,
+    GradientPlanner,
     KalmanFilter,
     KalmanSmoother,
     LoopyBeliefPropagation,
@@ -59,6 +61,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "ILQR",
     "SVI",
     "AbstractCallback",
     "AbstractMethod",
@@ -70,6 +73,7 @@ __all__ = [
     "FactorGraph",
     "FactorGraphPosterior",
     "Gap",
+    "GradientPlanner",
     "GridSpace",
     "IncompatibleMethod",
     "KalmanFilter",

@@ -9,14 +9,15 @@ of half length l = 0.5 m, g = 9.8, Euler steps of dt = 0.02 s:
     x_dd     = f - m l theta_dd cos(theta) / (M + m)
     (x, x_dot, theta, theta_dot)' = (x + dt x_dot, x_dot + dt x_dd, theta + dt theta_dot, theta_dot + dt theta_dd)
 
-    r = -dt (x^2 + 10 (1 - cos(theta)) + 0.1 x_dot^2 + 0.1 theta_dot^2 + 0.01 F^2)
+    r = -dt (x^2 + 2 theta^2 + 0.1 x_dot^2 + 0.1 theta_dot^2 + 0.01 F^2)
 
 With F = -10 or 10 a step is that of the environment, to rounding. The reward is none of gymnasium's, which is 1 a
-step until the pole has fallen; neither does the episode end there: derivatives see nothing of a threshold. The
-terminal reward is `end` seconds of the reward without force. `start=(0, 0, 0.05, 0)` is the task of balancing, for
-which CartPole-v1 counts a pole beyond 12 degrees and a cart beyond 2.4 m as lost.
+step until the pole has fallen; neither does the episode end there: derivatives see nothing of a threshold. `start=(0,
+0, 0.05, 0)` is the task of balancing, for which CartPole-v1 counts a pole beyond 12 degrees and a cart beyond 2.4 m
+as lost. The angle counts as it is, not modulo a full turn, so that hanging, pi, is a place to get away from and not a
+stationary point as it is of a cosine. The terminal reward is `end` seconds of the reward without force.
 
-Known answers. Upright and hanging at rest are equilibria without force, worth 0 and -20 dt a step. In continuous
+Known answers. Upright and hanging at rest are equilibria without force, worth 0 and -2 pi^2 dt a step. In continuous
 time and without force the energy (M + m) x_dot^2 / 2 + m l x_dot theta_dot cos(theta) + (2/3) m l^2 theta_dot^2 +
 m g l cos(theta) stays as it is; the explicit Euler steps of the environment gain energy of the order of dt. The linear
 model at the upright has one eigenvalue above 1: 1 + dt sqrt(g / (l (4/3 - m / (M + m)))) = 1.0794.
@@ -113,4 +114,4 @@ def _rate(state: Tensor, force: Tensor) -> Tensor:
 def _distance(state: Tensor) -> Tensor:
     """How far from rest in the middle with the pole upright, `[...]`: a cost per second."""
     x, x_dot, theta, theta_dot = state.unbind(-1)
-    return x.square() + 10.0 * (1.0 - theta.cos()) + 0.1 * (x_dot.square() + theta_dot.square())
+    return x.square() + 2.0 * theta.square() + 0.1 * (x_dot.square() + theta_dot.square())

@@ -24,7 +24,15 @@ _PRIORS = {
 }
 
 
-def summary_table(title: str, posterior: Posterior, numbers: Numbers, world: str, more: Mapping[str, str]) -> Table:
+def summary_table(
+    title: str,
+    posterior: Posterior,
+    numbers: Numbers,
+    world: str,
+    more: Mapping[str, str],
+    *,
+    rounds: str = "backup",
+) -> Table:
     """Makes the table of numbers, each with its unit.
 
     Args:
@@ -33,6 +41,7 @@ def summary_table(title: str, posterior: Posterior, numbers: Numbers, world: str
         numbers: What was read from it.
         world: What the graph is about, in a few words.
         more: Further rows, by their names.
+        rounds: What one step of the method is called.
     """
     graph, stats = posterior.graph, posterior.stats
     table = Table(title=Text(title), title_justify="left", show_header=False)
@@ -41,7 +50,7 @@ def summary_table(title: str, posterior: Posterior, numbers: Numbers, world: str
     horizon = "infinite horizon" if graph.horizon is None else f"horizon {graph.horizon}"
     table.add_row("world", f"{world}, {horizon}")
     table.add_row("question", f"temperature {float(graph.temperature):g}, discount {graph.discount:g}, {_prior(graph)}")
-    table.add_row("method", f"{type(posterior.method).__name__}, {_steps(stats.num_steps, stats.converged)}")
+    table.add_row("method", f"{type(posterior.method).__name__}, {_steps(stats, rounds)}")
     if isinstance(numbers.gain, Missing):
         table.add_row("log evidence", _evidence(numbers, "log_evidence" in stats.estimates))
         table.add_row("expected return", number_text(numbers.expected_return, "reward units"))
@@ -75,8 +84,9 @@ def _prior(graph: TrajectoryGraph) -> str:
     return "flat prior" if unbounded else "uniform prior"
 
 
-def _steps(num_steps: int, converged: bool) -> str:
-    return f"{num_steps} {'backup' if num_steps == 1 else 'backups'}, {'converged' if converged else 'NOT converged'}"
+def _steps(stats: Stats, rounds: str) -> str:
+    many = "" if stats.num_steps == 1 else "s"
+    return f"{stats.num_steps} {rounds}{many}, {'converged' if stats.converged else 'NOT converged'}"
 
 
 def _evidence(numbers: Numbers, estimate: bool) -> str:

@@ -8,13 +8,12 @@ from rich.table import Table
 
 from cai.cli.answer import Array, Missing
 from cai.cli.summary import number_text, summary_table
-from cai.cli.vectors import VectorAnswer
+from cai.cli.vectors import Tube, VectorAnswer
 
 _NUM_COORDINATES_SHOWN = 8
 _NUM_TIMES_SHOWN = 5
 _WIDTH_OF_A_GAIN = 11
 _WIDTH_OF_THE_REST = 37
-_WIDTH_OF_A_SPREAD = 18
 _WIDTH_OF_A_NAME = 8
 
 
@@ -31,7 +30,8 @@ def print_vector_report(console: Console, title: str, answer: VectorAnswer) -> N
     rows = {"value at the start": _value(answer)}
     if answer.posterior.graph.horizon is None:  # a finite horizon is one pass, exact but for rounding
         rows["residual"] = f"{answer.posterior.stats.residual:.2g} reward units"
-    console.print(summary_table(title, answer.posterior, answer.numbers, world, rows))
+    rounds = "backup" if answer.feedbacks else "iteration"
+    console.print(summary_table(title, answer.posterior, answer.numbers, world, rows, rounds=rounds))
     if answer.feedbacks:
         shown = min(n, _NUM_COORDINATES_SHOWN, max((console.width - _WIDTH_OF_THE_REST) // _WIDTH_OF_A_GAIN, 1))
         console.print("\npolicy: gain on each coordinate of the state", highlight=False)
@@ -41,8 +41,7 @@ def print_vector_report(console: Console, title: str, answer: VectorAnswer) -> N
         console.print(f"\nmarginals unavailable: {answer.tube.reason}", highlight=False)
     else:
         console.print("\nmarginals: mean and standard deviation", highlight=False)
-        num_times = int(np.clip((console.width - _WIDTH_OF_A_NAME) // _WIDTH_OF_A_SPREAD, 2, _NUM_TIMES_SHOWN))
-        console.print(marginal_table(answer, num_times))
+        console.print(marginal_table(answer, console.width))
         _print_left_out(console, answer, _NUM_COORDINATES_SHOWN)
 
 
@@ -66,28 +65,37 @@ def policy_table(answer: VectorAnswer, shown: int) -> Table:
     return table
 
 
-def marginal_table(answer: VectorAnswer, num_times: int) -> Table:
+def marginal_table(answer: VectorAnswer, width: int) -> Table:
     """Tables mean and standard deviation of each coordinate at a few times, or in the long run.
 
     Args:
         answer: The answer.
-        num_times: How many times have room.
+        width: Characters at hand, which decide how many times there are.
     """
     tube = answer.tube
     assert not isinstance(tube, Missing)
+    for num in range(_NUM_TIMES_SHOWN, 1, -1):
+        times = np.unique(np.rint(np.linspace(0, len(tube.means) - 1, num)).astype(int))
+        columns = [_marginal_column(answer, tube, t) for t in times]
+        if sum(max(len(text) for text in column) + 3 for column in columns) + _WIDTH_OF_A_NAME <= width:
+            break
+    table = Table("")
+    for heading, *_ in columns:
+        table.add_column(heading, justify="right")
     n, m = answer.sizes
-    endless = answer.posterior.graph.horizon is None
-    last = len(tube.means) - 1
-    times = np.unique(np.rint(np.linspace(0, last, num_times)).astype(int))
-    table = Table()
-    table.add_column("")
-    for t in times:
-        table.add_column("in the long run" if endless else f"t = {t}", justify="right")
-    names = [(f"x[{k}]", k) for k in range(min(n, _NUM_COORDINATES_SHOWN))]
-    names += [(f"u[{k}]", n + k) for k in range(min(m, _NUM_COORDINATES_SHOWN))]
-    for name, k in names:
-        table.add_row(name, *(_spread(tube.means[t, k], tube.deviations[t, k]) for t in times))
+    names = [f"x[{k}]" for k in range(min(n, _NUM_COORDINATES_SHOWN))]
+    names += [f"u[{k}]" for k in range(min(m, _NUM_COORDINATES_SHOWN))]
+    for name, *cells in zip(names, *(column[1:] for column in columns), strict=True):
+        table.add_row(name, *cells)
     return table
+
+
+def _marginal_column(answer: VectorAnswer, tube: Tube, t: int) -> list[str]:
+    """Writes the marginals of one time, below its heading."""
+    n, m = answer.sizes
+    shown = [*range(min(n, _NUM_COORDINATES_SHOWN)), *(n + k for k in range(min(m, _NUM_COORDINATES_SHOWN)))]
+    heading = "in the long run" if answer.posterior.graph.horizon is None else f"t = {t}"
+    return [heading, *(_spread(tube.means[t, k], tube.deviations[t, k]) for k in shown)]
 
 
 def _value(answer: VectorAnswer) -> str:

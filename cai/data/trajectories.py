@@ -14,7 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cai.data.serialization import serializable
 
+
+@serializable
 @dataclass(frozen=True, eq=False)
 class Trajectories:
     """A batch of N episodes of at most T actions.

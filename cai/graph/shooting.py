@@ -1,9 +1,9 @@
-"""A trajectory graph with differentiable factors, read as a trajectory optimisation problem: costs are minus rewards."""
+"""A trajectory graph with differentiable factors, read as a problem of trajectory optimisation; costs are -rewards."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -25,8 +25,10 @@ from cai.factors.protocols import (
 )
 from cai.graph.quadratics import prior_form
 from cai.graph.trajectory_graph import TrajectoryGraph
-from cai.ops.shooting import problem as parts
-from cai.ops.tables import is_hard
+from cai.ops.shooting import parts
+from cai.ops.shooting.laplace import Surroundings
+from cai.ops.shooting.problem import Cost, Dynamics, Limits, ShootingProblem, SumOfCosts
+from cai.ops.tables import as_number, is_hard
 
 #: fn(state, action, t), `[..., B, n]` and `[..., B, m]`.
 _Function = Callable[[Tensor, Tensor, Any], Tensor]
@@ -39,12 +41,25 @@ class ShootingGraph:
     Attributes:
         problem: The problem, its batch in one dimension.
         batch_shape: The batch dimensions of the graph.
-        prior: What the action prior adds to the cost, z'Mz/2 with z = [u; x; 1], `[T or 1, B or 1, d, d]`, or None.
+        reward_cost: The cost without what comes from an action prior.
+        prior: What comes from it, z'Mz/2 with z = [x; 1; u], `[T or 1, B or 1, d, d]`, or None.
+        is_linear_quadratic: Whether nothing has to be linearised.
     """
 
-    problem: parts.ShootingProblem
+    problem: ShootingProblem
     batch_shape: torch.Size
+    reward_cost: Cost
     prior: Tensor | None
+    is_linear_quadratic: bool
+
+    def rewards(self, states: Tensor, actions: Tensor) -> Tensor:
+        """Gives the reward of each step, and that of the last state: `[T + 1, B]`, reward units.
+
+        Args:
+            states: `[T + 1, B, n]`.
+            actions: `[T, B, m]`.
+        """
+        return -replace(self.problem, cost=self.reward_cost).costs(states, actions)
 
 
 def need_differentiable(graph: TrajectoryGraph, name: str) -> None:
@@ -83,14 +98,6 @@ def need_differentiable(graph: TrajectoryGraph, name: str) -> None:
         raise IncompatibleMethod(f"{name} takes no evidence on states or actions; put a penalty into the reward")
 
 
-def limits_of(space: gymnasium.Space, like: Tensor) -> parts.Limits | None:
-    """Gives the bounds of actions, or None where all are infinite."""
-    low, high = torch.as_tensor(space.low).to(like), torch.as_tensor(space.high).to(like)
-    if torch.isinf(low).all() and torch.isinf(high).all():
-        return None
-    return parts.Limits(low, high)
-
-
 def shooting_graph(graph: TrajectoryGraph) -> ShootingGraph:
     """Reads a graph that `need_differentiable` has passed.
 
@@ -99,7 +106,7 @@ def shooting_graph(graph: TrajectoryGraph) -> ShootingGraph:
     Raises:
         ValueError: A function does not return one next state, or one reward, for each of the batch.
     """
-    n, m = graph.state_space.shape[0], graph.action_space.shape[0]
+    n, m = _sizes(graph)
     start = graph.initial.initial_moments(n).mean.detach()
     slots = [getattr(graph, slot) for slot in ("dynamics", "initial", "reward", "terminal_reward", "action_prior")]
     shapes = [slot.batch_shape for slot in slots if isinstance(slot, Batched)]
@@ -111,29 +118,64 @@ def shooting_graph(graph: TrajectoryGraph) -> ShootingGraph:
     if not divisible and len(batch) > 1:
         functions = {slot: _unflattened(function, batch) for slot, function in functions.items()}
     start = start.to(_checked(functions, start, m))
-    flat = {slot: _flat(part, batch).to(start) for slot, part in matrices.items()}
-    cost: parts.Cost = parts.QuadraticCost(flat["reward"]) if "reward" in flat else parts.FunctionCost(functions["reward"])
-    if "action_prior" in flat:
-        cost = parts.SumOfCosts((cost, parts.QuadraticCost(flat["action_prior"])))
-    end: parts.Cost = (
-        parts.FunctionCost(functions["terminal_reward"], "the terminal reward")
-        if "terminal_reward" in functions
-        else parts.QuadraticCost(flat["terminal_reward"])
+    forms = {slot: _flat(part, batch).to(start) for slot, part in matrices.items()}
+    dynamics: Dynamics = (
+        parts.LinearDynamics(forms["dynamics"])
+        if "dynamics" in forms
+        else parts.FunctionDynamics(functions["dynamics"])
     )
-    problem = parts.ShootingProblem(
-        dynamics=parts.LinearDynamics(flat["dynamics"])
-        if "dynamics" in flat
-        else parts.FunctionDynamics(functions["dynamics"]),
-        cost=cost,
+    cost, end = (
+        parts.QuadraticCost(forms[slot])
+        if slot in forms
+        else parts.FunctionCost(functions[slot], f"the {slot.replace('_', ' ')}")
+        for slot in ("reward", "terminal_reward")
+    )
+    prior = forms.get("action_prior")
+    problem = ShootingProblem(
+        dynamics=dynamics,
+        cost=cost if prior is None else SumOfCosts((cost, parts.QuadraticCost(prior))),
         end=end,
         start=start,
         num_actions=m,
-        horizon=graph.horizon,
+        horizon=int(graph.horizon),  # type: ignore[arg-type]
         discount=graph.discount,
-        limits=limits_of(graph.action_space, start),
+        limits=_limits(graph, start),
         divisible=divisible,
     )
-    return ShootingGraph(problem, batch, flat.get("action_prior"))
+    if prior is not None:
+        order = [*range(m, m + n + 1), *range(m)]
+        prior = prior[..., order, :][..., order]
+    return ShootingGraph(problem, batch, cost, prior, not functions)
+
+
+def surroundings(graph: TrajectoryGraph, world: ShootingGraph) -> Surroundings:
+    """Gives what a graph has beside costs and the mean of its dynamics; see `cai.ops.shooting.laplace`."""
+    start, batch = world.problem.start, world.batch_shape
+    n = start.shape[-1]
+    noise, spread = graph.dynamics.noise(n), graph.initial.initial_moments(n).covariance
+    if noise is not None:
+        noise = _flat(noise.detach(), batch).to(start)
+    if spread is not None:
+        spread = spread.detach().to(start).expand(*batch, n, n).reshape(-1, n, n)
+    volume = 0.0
+    if graph.action_prior is None or isinstance(graph.action_prior, UniformPolicy):
+        limits = _limits(graph, start.double())
+        width = start.new_ones(1) if limits is None else limits.high - limits.low
+        volume = float(torch.where(torch.isinf(width), 1.0, width).log().sum())
+    return Surroundings(as_number(graph.temperature), noise, spread, world.prior, volume)
+
+
+def _sizes(graph: TrajectoryGraph) -> tuple[int, int]:
+    spaces = (graph.state_space, graph.action_space)
+    n, m = (space.shape[0] for space in spaces)  # type: ignore[union-attr, index]
+    return n, m
+
+
+def _limits(graph: TrajectoryGraph, like: Tensor) -> Limits | None:
+    """Gives the bounds of the action space, or None where all are infinite."""
+    assert isinstance(graph.action_space, gymnasium.spaces.Box)
+    low, high = (torch.as_tensor(bound).to(like) for bound in (graph.action_space.low, graph.action_space.high))
+    return None if torch.isinf(low).all() and torch.isinf(high).all() else Limits(low, high)
 
 
 def _matrices(graph: TrajectoryGraph, n: int, m: int) -> dict[str, Tensor]:
@@ -229,7 +271,8 @@ def _unflattened(function: _Function, batch: torch.Size) -> _Function:
         if isinstance(t, Tensor):
             t = t.reshape(*t.shape, *[1] * (len(batch) - 1))
         lead = state.shape[:-2]
-        value = function(*(part.reshape(*lead, *batch, part.shape[-1]) for part in (state, action)), t)
+        states, actions = (part.reshape(*lead, *batch, part.shape[-1]) for part in (state, action))
+        value = function(states, actions, t)
         return value.reshape(*lead, -1, *value.shape[len(lead) + len(batch) :])
 
     return asked

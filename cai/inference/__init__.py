@@ -3,10 +3,12 @@
 from cai.inference.callbacks import AbstractCallback, Checkpoint, ProgressBar
 from cai.inference.engine import infer
 from cai.inference.factor_graph import FactorGraphPosterior
+from cai.inference.gaussian import GaussianPosterior
 from cai.inference.junction_tree import JunctionTreePosterior
 from cai.inference.kalman import KalmanPosterior
 from cai.inference.loopy import LoopyPosterior
 from cai.inference.method import AbstractMethod, Progress
+from cai.inference.open_loop import OpenLoopPosterior
 from cai.inference.posterior import Gap, Posterior, load
 from cai.inference.stats import Stats
 from cai.inference.tabular import TabularPosterior
@@ -17,9 +19,11 @@ __all__ = [
     "Checkpoint",
     "FactorGraphPosterior",
     "Gap",
+    "GaussianPosterior",
     "JunctionTreePosterior",
     "KalmanPosterior",
     "LoopyPosterior",
+    "OpenLoopPosterior",
     "Posterior",
     "Progress",
     "ProgressBar",

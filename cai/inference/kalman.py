@@ -19,8 +19,9 @@ from cai.graph.recording import Recording
 from cai.graph.state_spaces import in_time
 from cai.inference.posterior import Posterior
 from cai.ops.caching import grad_cached_property
-from cai.ops.gaussian.kalman import LOOP, SCAN, Filtered, Passes, smoothing_samples
+from cai.ops.gaussian.kalman import LOOP, SCAN, Filtered, Passes
 from cai.ops.gaussian.marginals import Moments
+from cai.ops.gaussian.smoother import smoothing_samples
 from cai.ops.gaussian.state_space import Correction, StateSpace
 from cai.ops.scans.time_schedules import AssociativeScan, Sequential
 from cai.simulate.seeding import seeded

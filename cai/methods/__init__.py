@@ -1,6 +1,16 @@
 """Inference routines, one a file. Each says which posterior it gives, what it needs and what it costs."""
 
+from cai.methods.gradient_planner import GradientPlanner
 from cai.methods.guides import FixedDynamicsGuide, MeanFieldGuide
+from cai.methods.ilqr import (
+    ILQR,
+    GaussNewton,
+    LineSearch,
+    MultipleShooting,
+    RegularisationSchedule,
+    SecondOrder,
+    SingleShooting,
+)
 from cai.methods.kalman import KalmanFilter, KalmanSmoother
 from cai.methods.loopy_belief_propagation import LoopyBeliefPropagation
 from cai.methods.max_product import MaxProduct
@@ -22,12 +32,20 @@ from cai.methods.sum_product import SumProduct
 from cai.methods.svi import SVI
 
 __all__ = [
+    "SingleShooting",
+    "SecondOrder",
+    "RegularisationSchedule",
+    "MultipleShooting",
+    "LineSearch",
+    "ILQR",
+    "GaussNewton",
     "SVI",
     "AbstractSolver",
     "Anderson",
     "AssociativeScan",
     "FixedDynamicsGuide",
     "Flooding",
+    "GradientPlanner",
     "KalmanFilter",
     "KalmanSmoother",
     "LoopyBeliefPropagation",

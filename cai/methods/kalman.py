@@ -29,8 +29,9 @@ from cai.inference.kalman import KalmanPosterior, passes_of
 from cai.inference.method import AbstractMethod, Progress
 from cai.inference.stats import Stats
 from cai.methods.schedules import TimeSchedule, check_time_schedule
-from cai.ops.gaussian.kalman import Filtered, kalman_filter, kalman_smoother, pays_to_scan
+from cai.ops.gaussian.kalman import Filtered, kalman_filter, pays_to_scan
 from cai.ops.gaussian.marginals import Moments
+from cai.ops.gaussian.smoother import kalman_smoother
 from cai.ops.gaussian.state_space import StateSpace
 from cai.ops.scans.time_schedules import AssociativeScan, Sequential
 from cai.ops.threads import threads_for

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from cai.errors import NotConverged
 from cai.factors import Delta
 from cai.graph import TrajectoryGraph
 from cai.inference import AbstractCallback, AbstractMethod, Posterior, infer
@@ -23,7 +25,7 @@ from cai.plan.choices import mean_action
 class WarmStartable(Protocol):
     """A method that can begin from an earlier answer of its own."""
 
-    def warm_started(self, posterior: Any, *, shift: int = 0) -> AbstractMethod:
+    def warm_started(self, posterior: Any, *, shift: int = 1) -> AbstractMethod:
         """Gives the method with the plan of `posterior` for its first guess, `shift` steps later."""
 
 
@@ -34,7 +36,8 @@ class ReplanningPolicy:
     At time t and in state s it asks `cai.infer(graph.replace(initial=Delta(s), horizon=...), method)` and acts by that
     plan's policy at its time 0. Where the method can be warm-started, each plan begins from the one before, shifted
     by the steps taken since. A batch of states is one batched plan; discrete states are planned for one by one, each
-    distinct state once.
+    distinct state once. A plan that is cut short by its limit of iterations is acted by without a warning where the next
+    one goes on from it.
 
     A plan looks `horizon` steps ahead, always as many (the horizon recedes); with `end`, no further than the end of the
     episode. By Bellman's principle a plan up to the end gives the same actions as following the first plan's feedback
@@ -207,7 +210,10 @@ class Replanner:
 
     def _infer(self, state: Tensor, horizon: int | None, method: AbstractMethod) -> Posterior:
         graph = self._settings.graph.replace(initial=Delta(state), horizon=horizon)
-        return infer(graph, method, seed=self._next_seed(), callbacks=self._settings.callbacks)
+        with warnings.catch_warnings():
+            if isinstance(method, WarmStartable):
+                warnings.simplefilter("ignore", NotConverged)
+            return infer(graph, method, seed=self._next_seed(), callbacks=self._settings.callbacks)
 
     def _next_seed(self) -> int:
         """A seed of its own for each plan; nothing is drawn, so that planning never moves the noise of the world."""

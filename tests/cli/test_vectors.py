@@ -92,6 +92,7 @@ def test_many_coordinates_are_cut_to_the_width(
     assert max(len(line) for line in text.splitlines()) <= width
     assert "of 11 state coordinates and 8 of 9 action coordinates" in " ".join(text.split())
     assert "…" not in text
+    assert sum(" +- " in line for line in text.splitlines()) == 8 + 8, "no cell is broken into lines"
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -145,14 +146,37 @@ def test_refusals(refused: Callable[..., str], args: list[str], message: str) ->
     assert message in refused("solve", *args)
 
 
+class Bare(cai.Posterior):
+    """A posterior that gives a policy and nothing else."""
+
+    def policy(self, state: object, t: object = 0) -> torch.distributions.Distribution:
+        return torch.distributions.Normal(torch.zeros(1), 1.0)
+
+    def sample(self, num: int, seed: int | None = None, length: int | None = None) -> cai.Trajectories:
+        return cai.rollout(self.graph, self.policy, num, seed=seed, length=length)
+
+
+def test_what_a_posterior_does_not_give_is_said(cai_program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bare(graph: cai.TrajectoryGraph, method: object, **options: object) -> cai.Posterior:
+        return Bare(graph, method, cai.Stats())
+
+    monkeypatch.setattr("cai.infer", bare)
+    result = cai_program("solve", "pendulum")
+    assert result.exit_code == 0, result.stderr
+    assert row(result.stdout, "value at the start").startswith("unavailable: ")
+    assert row(result.stdout, "log evidence").startswith("unavailable: ")
+    assert "marginals unavailable: " in result.stdout and "policy:" not in result.stdout
+
+
 @pytest.mark.parametrize("spelling", ["ilqr", "ILQR"])
 def test_nonlinear_models_are_solved_by_ilqr(cai_program: Program, tmp_path: Path, spelling: str) -> None:
     result = cai_program("solve", "pendulum", "--method", spelling, "--horizon", "30", "--out", tmp_path)
     assert result.exit_code == 0, result.stderr
     assert row(result.stdout, "world") == "2 state and 1 action coordinates, horizon 30"
-    assert row(result.stdout, "method").startswith("ILQR")
+    assert re.fullmatch(r"ILQR, \d+ iterations?, converged", row(result.stdout, "method"))
+    assert "(estimate)" in row(result.stdout, "log evidence")
     assert {"posterior.safetensors", "summary.json"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_nonlinear_models_need_it(refused: Callable[..., str]) -> None:
-    assert "ILQR" in refused("solve", "pendulum")
+    assert "DifferentiableDynamics" in refused("solve", "pendulum")

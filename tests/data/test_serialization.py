@@ -19,6 +19,7 @@ import torch
 
 import cai
 from cai.data import serialization
+from cai.graph.recording import Recording
 from cai.methods.loopy_belief_propagation import LoopyIterate
 from cai.methods.svi import SVIIterate
 from cai.ops.infinite.fixed_point import Iterate
@@ -109,6 +110,7 @@ OBJECTS = {
     "Categorical learned": F.Categorical(torch.tensor([0.25, 0.75], dtype=torch.float64, requires_grad=True)),
     "Delta": F.Delta(3),
     "Delta vector": F.Delta([0.5, 1.5]),
+    "Trajectories": cai.Trajectories(torch.zeros(2, 4, 3), torch.ones(2, 3), lengths=torch.tensor([1, 3])),
     "Gaussian": F.Gaussian([0.5, 1.5], np.diag([1.0, 0.0])),
     "Gaussian batch": F.Gaussian(np.ones((3, 2)), np.eye(2), dtype=torch.float32),
     "LinearGaussianDynamics": F.LinearGaussianDynamics(np.eye(2), np.ones((2, 1)), np.eye(2), [0.0, 1.0]),
@@ -134,6 +136,11 @@ OBJECTS = {
     "Variable": cai.Variable("x", 3),
     "FactorGraph": cai.FactorGraph((cai.Variable("x", 2),), (cai.Factor(("x",), torch.zeros(2), "f"),), {"x": 1}),
     "Evidence": cai.Evidence({0: 1}, {2: 0}),
+    "Recording": Recording(np.zeros((2, 4, 1)), np.zeros((3, 2))),
+    "LinearGaussianObservation": F.LinearGaussianObservation([[1.0, 0.0]], [[0.1]]),
+    "LinearGaussianObservation per step": F.LinearGaussianObservation.per_step(np.ones((3, 1, 2)), [[[0.1]]], [[0.5]]),
+    "KalmanFilter": cai.KalmanFilter(),
+    "KalmanSmoother": cai.KalmanSmoother(schedule=cai.methods.AssociativeScan()),
     "Stats": cai.Stats(3, False, 0.1, float("inf"), 2.0, ("q",)),
     "SumProduct": cai.SumProduct(tolerance=1e-6),
     "MaxProduct": cai.MaxProduct(),
@@ -155,6 +162,7 @@ OBJECTS = {
     "AssociativeScan": cai.methods.AssociativeScan(),
     "SumProduct by a scan": cai.SumProduct(schedule=cai.methods.AssociativeScan()),
     "SVI": cai.SVI(num_steps=7, decay=0.5),
+    "GradientPlanner": cai.GradientPlanner(num_restarts=3, initial_actions=torch.zeros(4, 1)),
     "MeanFieldGuide": cai.methods.MeanFieldGuide(),
     "FixedDynamicsGuide": cai.methods.FixedDynamicsGuide(),
     "SVIIterate": SVIIterate(3, torch.ones(2), 0.1, {"q": torch.zeros(2)}, {"q": {"step": torch.tensor(2.0)}}),
@@ -194,7 +202,9 @@ def test_every_registered_class_is_tested() -> None:
     tested |= {"FixedDynamics", "PosteriorDynamics", "RiskSensitive", "MostProbable"}  # of posteriors in conformance/
     tested |= {"JunctionTreePosterior", "LoopyPosterior", "MeanFieldPosterior"}  # in conformance/ too
     tested |= {"PlanPosterior"}  # in methods/test_svi.py
+    tested |= {"OpenLoopPosterior", "Descent"}  # in methods/test_gradient_planner.py
     tested |= {"GaussianPosterior", "LinearQuadratic", "QuadraticMessages"}  # in conformance/test_gaussian_methods.py
+    tested |= {"KalmanPosterior", "Filtered", "Correction", "Moments", "StateSpace"}  # in methods/test_kalman.py
     tested |= {"DifferentiableDynamics", "FunctionReward"}  # with holes, in factors/test_differentiable.py
     tested |= {"Pattern", "DenseTransitions", "SparseTransitions", "Newton"}  # parts of the objects above
     assert set(serialization._REGISTER) - tested == set()

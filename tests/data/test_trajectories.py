@@ -126,6 +126,18 @@ def test_slicing_keeps_missing_rewards_missing() -> None:
     assert Trajectories(torch.zeros(2, 3), torch.zeros(2, 2))[:1].rewards is None
 
 
+def test_observations_go_along() -> None:
+    seen = torch.arange(24.0).reshape(4, 3, 2)
+    seen[1, 0] = torch.nan
+    episodes = Trajectories(torch.zeros(4, 3), torch.zeros(4, 2), observations=seen)
+    assert torch.equal(episodes[2:].observations, seen[2:])
+    assert torch.equal(episodes[3].observations, seen[3:])
+    assert episodes.to("cpu").observations.shape == seen.shape
+    assert Trajectories(torch.zeros(4, 3), torch.zeros(4, 2))[:1].observations is None
+    with pytest.raises(ValueError, match=r"observations must be \[4, 3, \.\.\.\], got \[4, 2, 2\]"):
+        Trajectories(torch.zeros(4, 3), torch.zeros(4, 2), observations=seen[:, 1:])
+
+
 def test_no_episodes_and_no_actions() -> None:
     assert len(Trajectories(torch.zeros(0, 4), torch.zeros(0, 3))) == 0
     still = Trajectories(torch.zeros(2, 1), torch.zeros(2, 0), torch.zeros(2, 0))

@@ -29,7 +29,7 @@ from tests.laws.gaussian_build import (
     some_states,
 )
 
-TOLERANCE = 1e-9
+TOLERANCE = 1e-10
 
 
 def assert_policy(posterior: cai.Posterior, t: int, expected: oracles.Policy) -> None:

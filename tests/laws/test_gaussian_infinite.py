@@ -13,7 +13,7 @@ from tests import gaussian_oracles as oracles
 from tests.laws.build import assert_close, numpy_of
 from tests.laws.gaussian_build import METHODS, infer, policy_of, readings, risky, some_actions, some_states
 
-TOLERANCE = 1e-9
+TOLERANCE = 1e-10
 CASES = {
     "plain": {"plain": True},
     "full": {},

@@ -13,7 +13,7 @@ from tests import gaussian_oracles as oracles
 from tests.laws.build import assert_close, numpy_of
 from tests.laws.gaussian_build import METHODS, cases, graph_of, infer, policy_of, readings, some_states
 
-TOLERANCE = 1e-9
+TOLERANCE = 1e-10
 
 
 @readings
@@ -251,6 +251,86 @@ def test_many_starts_of_one_problem(reading: str) -> None:
         single = infer(problem.replace(mean=mean), reading)
         assert_close(posterior.log_evidence[i], single.log_evidence, 1e-10)
         assert_close(posterior.state_marginals.mean[:, i], single.state_marginals.mean, 1e-10)
+
+
+SLOTS = ["initial", "dynamics", "noise", "reward", "terminal_reward", "action_prior"]
+
+
+def one_slot(slot: str, problem: oracles.Problem) -> dict[str, Any]:
+    """The factor of one slot of a problem."""
+    graph = graph_of(problem)
+    if slot == "noise":
+        noise = cai.factors.LinearGaussianDynamics(problem.a[0], problem.b[0], problem.w[0], problem.c[0])
+        return {"dynamics": noise}
+    return {slot: getattr(graph, slot)}
+
+
+def stacked_slot(slot: str, problems: list[oracles.Problem], common: oracles.Problem) -> dict[str, Any]:
+    """The factor of one slot with a batch dimension."""
+    first = {
+        "initial": ("mean", "covariance"),
+        "dynamics": ("a", "b", "w", "c"),
+        "noise": ("w",),
+        "reward": ("big_q", "big_r", "cross", "q", "r", "constant"),
+        "terminal_reward": ("end_q", "end_linear"),
+        "action_prior": ("prior_gain", "prior_offset", "prior_covariance"),
+    }[slot]
+    array = np.empty(len(problems), dtype=object)
+    array[:] = problems
+    return one_slot(slot, common.replace(**{name: batched(array, name) for name in first}))
+
+
+@readings
+@pytest.mark.parametrize("slot", SLOTS)
+def test_any_factor_alone_may_have_a_batch(reading: str, slot: str) -> None:
+    common = oracles.random_problem(65, prior="gain", m=2)
+    others = [oracles.random_problem(66 + i, prior="gain", m=2) for i in range(3)]
+    if slot == "noise":
+        others = [common.replace(w=other.w) for other in others]
+    graph = graph_of(common)
+    posterior = cai.infer(graph.replace(**stacked_slot(slot, others, common)), METHODS[reading]())
+    assert posterior.log_evidence.shape == (3,)
+    states = some_states(common, 3)
+    marginals, path = posterior.state_marginals, posterior.state_action_marginals
+    for i, other in enumerate(others):
+        single = cai.infer(graph.replace(**one_slot(slot, other)), METHODS[reading]())
+        assert_close(posterior.log_evidence[i], single.log_evidence, 1e-10)
+        assert_close(posterior.expected_return[i], single.expected_return, 1e-10)
+        assert_close(posterior.entropy.expand(3)[i], single.entropy, 1e-10)
+        assert_close(marginals.mean[:, i], single.state_marginals.mean, 1e-10)
+        assert_close(path.covariance_matrix[:, i], single.state_action_marginals.covariance_matrix, 1e-10)
+        for t in (0, common.horizon - 1):
+            assert_close(posterior.v(states, t=t)[i], single.v(states[i], t=t), 1e-10)
+            assert_close(posterior.policy(states, t=t).mean[i], single.policy(states[i], t=t).mean, 1e-10)
+
+
+@readings
+@pytest.mark.parametrize("schedule", [cai.methods.Sequential(), cai.methods.AssociativeScan()])
+def test_batches_of_factors_broadcast(reading: str, schedule: object) -> None:
+    """Two starts down, three noises across: six answers."""
+    common = oracles.random_problem(70)
+    means = np.random.default_rng(1).normal(size=(2, 1, 2))
+    noises = np.stack([scale * common.w[0] for scale in (0.0, 0.5, 2.0)])
+    dynamics = cai.factors.LinearGaussianDynamics(common.a[0], common.b[0], noises, common.c[0])
+    initial = cai.factors.Gaussian(means, common.covariance)
+    method = METHODS[reading](schedule=schedule)
+    posterior = cai.infer(graph_of(common, dynamics=dynamics, initial=initial), method)
+    assert posterior.log_evidence.shape == (2, 3)
+    assert posterior.state_marginals.mean.shape == (5, 2, 3, 2)
+    for i, j in np.ndindex(2, 3):
+        single = infer(common.replace(mean=means[i, 0], w=noises[j][None]), reading)
+        assert_close(posterior.log_evidence[i, j], single.log_evidence, 1e-9)
+        assert_close(posterior.state_marginals.mean[:, i, j], single.state_marginals.mean, 1e-9)
+
+
+def test_batches_are_not_sampled() -> None:
+    problem = oracles.random_problem(62)
+    initial = cai.factors.Gaussian(np.zeros((3, 2)), problem.covariance)
+    posterior = cai.infer(graph_of(problem, initial=initial), cai.SumProduct())
+    with pytest.raises(ValueError, match=r"batch of graphs \[3\]"):
+        posterior.sample(2, seed=0)
+    with pytest.raises(ValueError, match=r"batch of graphs \[3\]"):
+        posterior.log_prob(infer(problem).sample(2, seed=0))
 
 
 # -- scans ------------------------------------------------------------------------------------------------------------

@@ -77,8 +77,8 @@ def test_equilibria_and_the_unstable_eigenvalue() -> None:
     assert math.isclose(largest, 1 + 0.02 * math.sqrt(9.8 / (0.5 * (4 / 3 - 0.1 / 1.1))), rel_tol=1e-12)
     assert round(float(largest), 4) == 1.0794
     rewards = graph.reward(states, still)
-    np.testing.assert_allclose(rewards, [-0.02 * 0.25, -0.02 * 20.0], rtol=1e-12)
-    np.testing.assert_allclose(graph.terminal_reward(states), [-2.0 * 0.25, -2.0 * 20.0], rtol=1e-12)
+    np.testing.assert_allclose(rewards, [-0.02 * 0.25, -0.02 * 2 * math.pi**2], rtol=1e-12)
+    np.testing.assert_allclose(graph.terminal_reward(states), [-2.0 * 0.25, -2.0 * 2 * math.pi**2], rtol=1e-12)
 
 
 def test_forces_beyond_the_limit_are_clipped() -> None:

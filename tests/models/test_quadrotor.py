@@ -46,8 +46,8 @@ def test_a_step_solves_the_equations() -> None:
     actions = actions.mean(-1, keepdim=True) + torch.tensor([-0.05, 0.05], dtype=torch.float64)
     following = graph.dynamics.mean(states, actions)
     for state, action, expected in zip(states.numpy(), actions.numpy(), following, strict=True):
-        path = solve_ivp(rate, (0.0, 0.05), state, args=(action,), rtol=1e-11, atol=1e-11)
-        np.testing.assert_allclose(path.y[:, -1], expected, atol=2e-5)
+        path = solve_ivp(rate, (0.0, 0.025), state, args=(action,), rtol=1e-11, atol=1e-11)
+        np.testing.assert_allclose(path.y[:, -1], expected, atol=1e-6)
 
 
 def test_hover_and_free_fall() -> None:
@@ -61,7 +61,7 @@ def test_hover_and_free_fall() -> None:
     for _ in range(10):
         state = graph.dynamics.mean(state, torch.full((2,), 1.5, dtype=torch.float64))
     lift = 3.0 / MASS - GRAVITY
-    expected = [0.2, 0.5 + lift * 0.125, 0.0, 0.4, 1.0 + lift * 0.5, 0.0]
+    expected = [0.1, 0.25 + lift * 0.25**2 / 2, 0.0, 0.4, 1.0 + lift * 0.25, 0.0]
     np.testing.assert_allclose(state, expected, atol=1e-13)
 
 
@@ -74,8 +74,8 @@ def test_hover_can_be_controlled_and_its_gain_is_that_of_the_riccati_equation() 
     assert np.linalg.matrix_rank(controllability) == 6
     cost = -torch.func.hessian(graph.reward, argnums=0)(origin, hover).numpy()
     effort = -torch.func.hessian(lambda u: graph.reward(origin, u))(hover).numpy()
-    np.testing.assert_allclose(cost, 0.05 * np.diag([2.0, 2.0, 2.0, 0.2, 0.2, 0.2]), atol=1e-15)
-    np.testing.assert_allclose(effort, 0.05 * 0.1 * np.eye(2), atol=1e-15)
+    np.testing.assert_allclose(cost, 0.025 * np.diag([2.0, 2.0, 2.0, 0.2, 0.2, 0.2]), atol=1e-15)
+    np.testing.assert_allclose(effort, 0.025 * 0.1 * np.eye(2), atol=1e-15)
     value = scipy.linalg.solve_discrete_are(a, b, cost, effort)
     gain = np.linalg.solve(effort + b.T @ value @ b, b.T @ value @ a)
     assert np.abs(np.linalg.eigvals(a - b @ gain)).max() < 1
@@ -88,11 +88,9 @@ def test_derivatives() -> None:
     check_batches(graph, states, 2 * actions - 1)
 
 
-def test_a_full_turn_is_none_and_thrusts_are_clipped() -> None:
+def test_thrusts_are_clipped() -> None:
     graph = cai.load_model("quadrotor", goal=(1.0, -1.0), max_thrust=4.0)
-    states, actions = states_and_actions(10, 2)
-    turned = states + torch.tensor([0, 0, 2 * math.pi, 0, 0, 0], dtype=torch.float64)
-    torch.testing.assert_close(graph.reward(turned, actions), graph.reward(states, actions))
+    states, _ = states_and_actions(10, 2)
     strong = torch.tensor([9.0, -1.0], dtype=torch.float64)
     limit = torch.tensor([4.0, 0.0], dtype=torch.float64)
     assert graph.dynamics.mean(states, strong).equal(graph.dynamics.mean(states, limit))

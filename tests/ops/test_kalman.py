@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 import cai
-from cai.ops.gaussian.kalman import LOOP, SCAN, Passes, kalman_filter, kalman_smoother, smoothing_samples
+from cai.ops.gaussian.kalman import LOOP, SCAN, Passes, kalman_filter
 from cai.ops.gaussian.marginals import Moments
+from cai.ops.gaussian.smoother import kalman_smoother, smoothing_samples
 from cai.ops.gaussian.state_space import StateSpace, predict, take_in
 from tests import kalman_oracles
 from tests.kalman_oracles import Chain, Hidden

@@ -50,7 +50,7 @@ class Planner(cai.AbstractMethod):
     def posterior(self, graph: Any, state: Any, seconds: float) -> Plan:
         return Plan(graph, self, cai.Stats())
 
-    def warm_started(self, posterior: Plan, *, shift: int = 0) -> Planner:
+    def warm_started(self, posterior: Plan, *, shift: int = 1) -> Planner:
         return dataclasses.replace(self, shift=shift)
 
     def step(self, graph: Any, state: Any) -> Any: ...

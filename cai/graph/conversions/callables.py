@@ -91,6 +91,10 @@ def _check(graph: TrajectoryGraph) -> None:
             f"to_pyro: a discount ({graph.discount:g}) is an absorbing state, which only tabular graphs can be given; "
             "a finite horizon with discount 1 needs none"
         )
+    if graph.evidence:
+        raise ValueError(
+            "to_pyro: the program would not know of the record of observations; replace(evidence=Evidence()) drops it"
+        )
     if callable(getattr(graph.dynamics, "terminal", None)):
         raise ValueError(
             "to_pyro: the dynamics ends episodes; a program of fixed length can write that for tables only"

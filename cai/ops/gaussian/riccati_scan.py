@@ -99,7 +99,7 @@ def riccati_scan(
     """Computes P_t for all times.
 
     Args:
-        dynamics: D, `[T or 1, *batch, s, s + m]`.
+        dynamics: D, `[T or 1, *batch, s, s + m]`; m may be 0.
         cost: M, symmetric, `[T or 1, *batch, s + m, s + m]`.
         end: P_T, `[*batch, s, s]`, of the whole batch.
         horizon: T, at least 1.
@@ -153,8 +153,9 @@ def _passed_back(steps: _Steps, value: Tensor, half: Tensor) -> _Passed:
         if steps.noise is not None:
             now = matmul(now, _through(now, steps.noise[t]))
         hamiltonian = congruence(d, matmul(now, d), steps.cost[t])
-        found.append(torch.stack(columns(hamiltonian, len(hamiltonian) - size), 1))
-        value = eliminated(hamiltonian[:size, :size], list(found[-1].unbind(1)))
+        own = columns(hamiltonian, len(hamiltonian) - size)
+        found.append(torch.stack(own, 1) if own else hamiltonian[:, :0])
+        value = eliminated(hamiltonian[:size, :size], own)
         corners.append(value[-1:, -1:])
         values.append((value + value.transpose(0, 1)) * half)
     return _Passed(values[::-1], corners[::-1], found[::-1])

@@ -165,10 +165,38 @@ def need_definite(info: Tensor, predicted: Tensor, *, first: int = 0) -> None:
     )
 
 
+def need_noise(space: StateSpace, who: str, advice: str) -> None:
+    """Raises `IncompatibleMethod` at the first time at which R is not positive definite."""
+    info = torch.linalg.cholesky_ex(space.observation_noise.detach()).info
+    if (info != 0).any():
+        t = int((info != 0).nonzero()[0, 0])
+        raise IncompatibleMethod(
+            f"{who} needs observations whose noise is positive definite, and that of time {t} is not; {advice}"
+        )
+
+
 def drawn(covariance: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Draws N(0, covariance), `[*shape, n]`; the covariance broadcasts with the shape."""
     noise = torch.randn(*shape, covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
     return applied(root_of(covariance), noise)
+
+
+def shrunk(matrix: Tensor, by: Tensor) -> Tensor:
+    """Computes (P^-1 + J)^-1 = (I + P J)^-1 P of symmetric `[..., n, n]`, positive semi-definite and perhaps singular.
+
+    The symmetric part is as exact as longer forms that are symmetric by themselves, such as Joseph's, and often more so.
+
+    Args:
+        matrix: P.
+        by: J.
+    """
+    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    return symmetric(torch.linalg.solve(identity + matrix @ by, matrix))
+
+
+def solved(factors: Tensor, right: Tensor) -> Tensor:
+    """Computes L^-1 R of triangular `[..., k, k]` and `[..., k, c]`: `[..., k, c]`."""
+    return torch.linalg.solve_triangular(factors, right, upper=False)
 
 
 def applied(matrix: Tensor, vectors: Tensor) -> Tensor:

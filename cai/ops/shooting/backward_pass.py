@@ -11,8 +11,8 @@ With V'(dx) = dx'P'dx/2 + p'dx at the next step, and w = [du; dx], z = [du; dx; 
 The parameter mu is a penalty mu |x' - x*'|^2 / 2 on moves away from the trajectory, one for each batch element. With
 limits on the controls k solves a box-constrained quadratic programme, and the rows of K of clamped controls are zero.
 
-Where H~_uu is not positive definite the element is marked (`definite`), and its gains mean nothing; the others are as if
-it were not there.
+Where H~_uu is not positive definite the element is marked (`definite`), and its gains mean nothing; the others are as
+if it were not there.
 
 Source: Tassa, Erez and Todorov (2012), equations 5, 10 and 11; Tassa, Mansard and Todorov (2014) for limits; Li and
 Todorov (2004); Jacobson and Mayne (1970).
@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cai.ops.shooting.box_qp import box_qp, solve_free
+from cai.ops.shooting.box_qp import clamped_gains
 from cai.ops.shooting.layouts import AbstractLayout
 
 
@@ -71,12 +71,16 @@ class BackwardPass:
 
     Attributes:
         gains: [K k], `[T, B, m, n + 1]`.
+        values: [P p], `[T + 1, B, n, n + 1]`.
+        rows: H_u, unregularised, `[T, B, m, m + n + 1]`.
         slope: sum_t gamma^t k'H_u1, `[B]`, float64: the first derivative of the cost by the step size.
         bend: sum_t gamma^t k'H_uu k, `[B]`, float64: the second.
         definite: Whether all H~_uu are positive definite and finite, `[B]`, bool.
     """
 
     gains: Tensor
+    values: Tensor
+    rows: Tensor
     slope: Tensor
     bend: Tensor
     definite: Tensor
@@ -87,7 +91,8 @@ class BackwardPass:
 
     def select(self, index: Tensor) -> BackwardPass:
         """Gives the passes of some batch elements; `index` is `[k]`."""
-        return BackwardPass(self.gains[:, index], self.slope[index], self.bend[index], self.definite[index])
+        timed = (self.gains[:, index], self.values[:, index], self.rows[:, index])
+        return BackwardPass(*timed, self.slope[index], self.bend[index], self.definite[index])
 
 
 def backward_pass(model: LocalModel, regularisation: Tensor) -> BackwardPass:
@@ -99,12 +104,14 @@ def backward_pass(model: LocalModel, regularisation: Tensor) -> BackwardPass:
     """
     layout, n, m = model.layout, model.num_states, model.num_actions
     num_steps, batch = model.moves.shape[:2]
-    kept = layout.empty(num_steps, batch, m, n + m + 1, like=model.moves)
+    rows = layout.empty(num_steps, batch, m, n + m + 1, like=model.moves)
     gains = layout.empty(num_steps, batch, m, n + 1, like=model.moves)
+    values = layout.empty(num_steps + 1, batch, n, n + 1, like=model.moves)
+    values[-1] = model.end
     work = _Workspace(model)
     rule, added = _rule(model, work), _regularising(model, regularisation)
     moves, turned = layout.steps(model.moves), layout.transposed(model.moves[..., :n, :-1])
-    slopes, all_kept, all_gains = layout.steps(model.slopes), layout.steps(kept), layout.steps(gains)
+    slopes, all_rows, all_gains, all_values = map(layout.steps, (model.slopes, rows, gains, values))
     for t in range(num_steps - 1, -1, -1):
         carried = layout.product(work.value, moves[t])
         if model.discount != 1.0:
@@ -112,7 +119,7 @@ def backward_pass(model: LocalModel, regularisation: Tensor) -> BackwardPass:
         layout.added(slopes[t], turned[t], carried, out=work.h)
         if model.bends is not None:
             _add_bend(layout.batch_first(work.h), layout.batch_first(carried)[..., -1], model.bends(t))
-        all_kept[t].copy_(work.hu)
+        all_rows[t].copy_(work.hu)
         rule(t, None if added is None else added[t])
         all_gains[t].copy_(work.gain)
         value = layout.added(work.hxy, work.hxu, work.gain, out=work.value)
@@ -120,7 +127,8 @@ def backward_pass(model: LocalModel, regularisation: Tensor) -> BackwardPass:
             rest = layout.added(work.huy, work.huu, work.gain)
             layout.added(value, work.feedback, rest, out=value)
         work.form.copy_(torch.lerp(work.form, work.turned_form, 0.5))
-    return _assembled(model, kept, gains, regularisation)
+        all_values[t].copy_(value)
+    return _assembled(model, gains, values, rows, regularisation)
 
 
 class _Workspace:
@@ -219,11 +227,8 @@ def _rule(model: LocalModel, work: _Workspace) -> Callable[[int, Tensor | None],
         if ((work.offset >= low[t]) & (work.offset <= high[t])).all():
             return
         parts = (work.huu, work.huy) if added is None else (curvature, sides)
-        hessian, side, bottom, top = map(layout.batch_first, (*parts, low[t], high[t]))
-        answer = box_qp(hessian, side[..., n], bottom[..., 0], top[..., 0])
-        gain = -solve_free(hessian, side, answer.free)
-        gain[..., n] = answer.solution
-        work.gain.copy_(layout.own(gain))
+        hessian, side, gain, bottom, top = map(layout.batch_last, (*parts, work.gain, low[t], high[t]))
+        gain.copy_(clamped_gains(hessian, side, gain, bottom[:, 0], top[:, 0]))
 
     return single_within if m == 1 else several_within
 
@@ -234,8 +239,8 @@ def _add_bend(h: Tensor, slope: Tensor, bend: Tensor | None) -> None:
         h[..., :-1] += (slope[:, None] @ bend.flatten(2)).reshape(-1, *bend.shape[-2:])
 
 
-def _assembled(model: LocalModel, rows: Tensor, gains: Tensor, regularisation: Tensor) -> BackwardPass:
-    """Adds what follows for all steps at once; rows are H_u, `[T, B, m, m + n + 1]`."""
+def _assembled(model: LocalModel, gains: Tensor, values: Tensor, rows: Tensor, regularisation: Tensor) -> BackwardPass:
+    """Adds what follows for all steps at once."""
     m, n, offsets = model.num_actions, model.num_states, gains[..., -1]
     curved = (rows[..., :m] * offsets[..., None, :]).sum(-1)
     weights = model.discount ** torch.arange(len(gains), dtype=torch.float64, device=gains.device)
@@ -244,11 +249,11 @@ def _assembled(model: LocalModel, rows: Tensor, gains: Tensor, regularisation: T
     b = model.moves[..., :n, :m]
     size = regularisation.to(b.dtype)[:, None, None]
     curvatures = rows[..., :m] + size * (b.mT @ b) if (size > 0).any() else rows[..., :m]
-    definite = _definite(curvatures).all(0) & torch.isfinite(slope + bend)
-    return BackwardPass(gains, slope, bend, definite)
+    definite = is_definite(curvatures).all(0) & torch.isfinite(slope + bend)
+    return BackwardPass(gains, values, rows, slope, bend, definite)
 
 
-def _definite(matrices: Tensor) -> Tensor:
+def is_definite(matrices: Tensor) -> Tensor:
     """Says which symmetric matrices `[..., m, m]` are positive definite: `[...]`, bool."""
     if matrices.shape[-1] == 1:
         return matrices[..., 0, 0] > 0

@@ -3,8 +3,9 @@
     minimise u'Hu/2 + g'u,  low <= u <= high,  H positive definite
 
 A control is clamped where it stands at a bound and the gradient g + Hu pushes outward. Newton's step is taken in the
-free controls alone, projected onto the box, with a backtracking line search along the projection; the clamped set settles
-after a few steps, and then one step is exact. Elements of the batch go their own ways, all in the same calls.
+free controls alone, projected onto the box, with a backtracking line search along the projection; the clamped set
+settles after a few steps, and then one step is exact. Elements of the batch go their own ways, all in the same calls.
+One or two controls have closed forms.
 
 Source: Tassa, Mansard and Todorov (2014), section III and algorithm 1; Bertsekas (1982).
 """
@@ -49,16 +50,13 @@ def box_qp(hessian: Tensor, gradient: Tensor, low: Tensor, high: Tensor, *, star
         high: `[*batch, m]`; may be inf.
         start: A first guess, `[*batch, m]`; the point of the box next to zero by default.
     """
-    if hessian.shape[-1] <= 2:
-        solution = (_single if hessian.shape[-1] == 1 else _pair)(hessian, gradient, low, high)
-        return BoxSolution(solution, _free(solution, gradient + _times(hessian, solution), low, high))
     point = (torch.zeros_like(gradient) if start is None else torch.nan_to_num(start)).clamp(low, high)
     running = torch.linalg.cholesky_ex(hessian).info == 0
     noise = 8 * torch.finfo(hessian.dtype).eps * hessian.shape[-1]
     for _ in range(_MAX_STEPS):
         slope = gradient + _times(hessian, point)
-        free = _free(point, slope, low, high)
-        aim = -solve_free(hessian, (gradient + _times(hessian, torch.where(free, 0.0, point)))[..., None], free)
+        free = free_controls(point, slope, low, high)
+        aim = -_solve_free(hessian, (gradient + _times(hessian, torch.where(free, 0.0, point)))[..., None], free)
         direction = torch.where(free, aim[..., 0] - point, 0.0)
         decrease = -(direction * slope).sum(-1)
         scale = (point * slope).abs().sum(-1) + (point * gradient).abs().sum(-1)
@@ -68,48 +66,70 @@ def box_qp(hessian: Tensor, gradient: Tensor, low: Tensor, high: Tensor, *, star
         moved = _searched(hessian, gradient, point, direction, slope, low, high)
         running = running & (moved != point).any(-1)
         point = torch.where(running[..., None], moved, point)
-    return BoxSolution(point, _free(point, gradient + _times(hessian, point), low, high))
+    return BoxSolution(point, free_controls(point, gradient + _times(hessian, point), low, high))
 
 
-def _single(hessian: Tensor, gradient: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """The best point of an interval, `[*batch, 1]`."""
-    return torch.nan_to_num(-gradient / hessian[..., 0]).clamp(low, high)
+def clamped_gains(hessian: Tensor, sides: Tensor, gains: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Keeps affine feedback u = G [x; 1] within limits at x = 0: rows of clamped controls are constant.
 
-
-def _pair(hessian: Tensor, gradient: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """The best point of a rectangle, `[*batch, 2]`: the free one where it lies inside, else the best of four edges."""
-    (a, b), (_, d) = (row.unbind(-1) for row in hessian.unbind(-2))
-    g, bottom, top = (part.unbind(-1) for part in (gradient, low, high))
-    first = torch.stack([bottom[0], top[0]])
-    second = torch.stack([bottom[1], top[1]])
-    across_second = (-(g[1] + b * first) / d).clamp(bottom[1], top[1])
-    across_first = (-(g[0] + b * second) / a).clamp(bottom[0], top[0])
-    ratio = b / a
-    free_second = -(g[1] - ratio * g[0]) / (d - ratio * b)
-    free_first = -(g[0] + b * free_second) / a
-    inside = (free_first >= bottom[0]) & (free_first <= top[0]) & (free_second >= bottom[1]) & (free_second <= top[1])
-    x, y = torch.cat([first, across_first]), torch.cat([across_second, second])
-    values = x * (0.5 * a * x + b * y + g[0]) + y * (0.5 * d * y + g[1])
-    best = torch.where(torch.isnan(values), torch.inf, values).argmin(0, keepdim=True)  # an infinite edge is NaN
-    edge = torch.stack([x.gather(0, best)[0], y.gather(0, best)[0]], -1)
-    return torch.where(inside[..., None], torch.stack([free_first, free_second], -1), edge).clamp(low, high)
-
-
-def solve_free(hessian: Tensor, sides: Tensor, free: Tensor) -> Tensor:
-    """Solves H_ff X_f = S_f for the free controls f, and gives X with zero rows for the others: `[*batch, m, k]`.
+    The constants are the solution of the quadratic programme; the rows of the free controls minimise given those. Here
+    the batch comes last.
 
     Args:
-        hessian: H, `[*batch, m, m]`.
-        sides: S, `[*batch, m, k]`.
-        free: `[*batch, m]`, bool.
+        hessian: H, `[m, m, *batch]`.
+        sides: S, `[m, k, *batch]`, its last column the gradient of the programme.
+        gains: -H^-1 S, `[m, k, *batch]`.
+        low: `[m, *batch]`.
+        high: `[m, *batch]`.
     """
+    if len(hessian) == 2:
+        return _clamped_pair(hessian, sides, gains, low, high)
+    matrices = (hessian.movedim((0, 1), (-2, -1)), sides.movedim((0, 1), (-2, -1)))
+    answer = box_qp(matrices[0], matrices[1][..., -1], low.movedim(0, -1), high.movedim(0, -1))
+    clamped = -_solve_free(*matrices, answer.free)
+    clamped[..., -1] = answer.solution
+    return clamped.movedim((-2, -1), (0, 1))
+
+
+def _clamped_pair(hessian: Tensor, sides: Tensor, gains: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Two controls: the solution lies on an edge of the rectangle that faces the free minimum.
+
+    Either one control is at the bound next to its free value, and the other the best given that, or the other way
+    round; where the free minimum is inside, both ways give it.
+    """
+    gradient, free = sides[:, -1], gains[:, -1]
+    diagonal = torch.stack([hessian[0, 0], hessian[1, 1]])
+    first = free.clamp(low, high)
+    slope = torch.addcmul(gradient, hessian[0, 1], first.flip(0))
+    wanted = -slope / diagonal
+    second = wanted.clamp(low, high)
+    values = first * (gradient + 0.5 * diagonal * first) + (second * (slope + 0.5 * diagonal * second)).flip(0)
+    better = values[0] <= values[1]
+    is_first = torch.stack([better, ~better])
+    is_free = torch.where(is_first, first == free, second == wanted)[:, None]
+    alone = -sides / diagonal[:, None]
+    clamped = torch.where(is_free, torch.where(is_free.flip(0), gains, alone), 0.0)
+    clamped[:, -1] = torch.where(is_first, first, second)
+    return clamped
+
+
+def _solve_free(hessian: Tensor, sides: Tensor, free: Tensor) -> Tensor:
+    """Solves H_ff X_f = S_f for the free controls f, and gives X with zero rows for the others: `[*batch, m, k]`."""
     pairs = free[..., :, None] & free[..., None, :]
     identity = torch.eye(hessian.shape[-1], dtype=hessian.dtype, device=hessian.device)
     kept = torch.where(free[..., None], sides, 0.0)
     return torch.linalg.solve_ex(torch.where(pairs, hessian, identity), kept).result
 
 
-def _free(point: Tensor, slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def free_controls(point: Tensor, slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Says which controls are not clamped: `[*batch, m]`, bool.
+
+    Args:
+        point: `[*batch, m]`.
+        slope: The gradient there, `[*batch, m]`.
+        low: `[*batch, m]`.
+        high: `[*batch, m]`.
+    """
     return ~(((point <= low) & (slope > 0)) | ((point >= high) & (slope < 0)))
 
 

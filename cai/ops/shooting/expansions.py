@@ -5,9 +5,10 @@ With joint coordinates w = [u; x] of m actions and n states, at every point of a
     f(u, x):  J = df/dw, [n, m + n]            f_ww: [n, m + n, m + n]
     l(u, x):  g = dl/dw, [m + n]               H = d2l/dw2, [m + n, m + n], joint over (u, x)
 
-A function maps each point of a batch by itself. Its batch is differentiated as it stands, by reverse mode: one pull-back
-for each output, `vmap`ped over the outputs and not over the points. So `fn` is called once, on tensors `[*batch, n]` and
-`[*batch, m]` as everywhere else, and branches that depend on values work. Reverse mode suits n outputs of n + m inputs.
+A function maps each point of a batch by itself. Its batch is differentiated as it stands, by reverse mode: one
+pull-back for each output, `vmap`ped over the outputs and not over the points. So `fn` is called once, on tensors
+`[*batch, n]` and `[*batch, m]` as everywhere else, and branches that depend on values work. Reverse mode suits n
+outputs of n + m inputs.
 
 Source: Mayne (1966) and Jacobson and Mayne (1970) for what second derivatives of the dynamics are good for.
 """
@@ -40,6 +41,11 @@ class Jacobians:
     of_actions: Tensor
     of_states: Tensor
 
+    @property
+    def joint(self) -> Tensor:
+        """[B F], `[*batch, n, m + n]`."""
+        return torch.cat([self.of_actions, self.of_states], -1)
+
 
 @dataclass(frozen=True, eq=False)
 class Curvature:
@@ -67,8 +73,8 @@ def jacobians(fn: PointFunction, states: Tensor, actions: Tensor, *, name: str =
         IncompatibleMethod: `torch.func` cannot differentiate the function.
     """
     with torch.no_grad(), _Translated(name):
-        of_actions, of_states = _rows(fn, actions, states)
-    return Jacobians(of_actions.movedim(0, -2), of_states.movedim(0, -2))
+        rows = _rows(lambda u, x: fn(x, u), actions, states)[1]
+    return Jacobians(rows.of_actions.movedim(0, -2), rows.of_states.movedim(0, -2))
 
 
 def second_derivatives(fn: PointFunction, states: Tensor, actions: Tensor, *, name: str = "the dynamics") -> Tensor:
@@ -85,10 +91,10 @@ def second_derivatives(fn: PointFunction, states: Tensor, actions: Tensor, *, na
     """
 
     def of_output(weight: Tensor) -> Tensor:
-        def gradient(action: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-            return vjp(lambda u, x: fn(x, u), action, state)[1](weight.expand_as(states))
+        def gradient(action: Tensor, state: Tensor) -> Tensor:
+            return torch.cat(vjp(lambda u, x: fn(x, u), action, state)[1](weight.expand_as(states)), -1)
 
-        return _hessian(gradient, actions, states)
+        return _rows(gradient, actions, states)[1].joint
 
     outputs = torch.eye(states.shape[-1], dtype=states.dtype, device=states.device)
     with torch.no_grad(), _Translated(name):
@@ -108,25 +114,18 @@ def curvature(fn: PointFunction, states: Tensor, actions: Tensor, *, name: str =
         IncompatibleMethod: `torch.func` cannot differentiate the function twice.
     """
 
-    def gradient(action: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        return grad(lambda u, x: fn(x, u).sum(), argnums=(0, 1))(action, state)
+    def gradient(action: Tensor, state: Tensor) -> Tensor:
+        return torch.cat(grad(lambda u, x: fn(x, u).sum(), argnums=(0, 1))(action, state), -1)
 
     with torch.no_grad(), _Translated(name):
-        hessian = _hessian(gradient, actions, states).movedim(0, -2)
-        return Curvature(torch.cat(gradient(actions, states), -1), hessian)
+        value, rows = _rows(gradient, actions, states)
+    return Curvature(value, rows.joint.movedim(0, -2))
 
 
-def _rows(fn: PointFunction, actions: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of each output: `[n, *batch, m]` and `[n, *batch, n]`."""
-    _, pull = vjp(lambda u, x: fn(x, u), actions, states)
-    return vmap(pull)(_basis(states))
-
-
-def _hessian(gradient: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], actions: Tensor, states: Tensor) -> Tensor:
-    """Differentiates gradients with respect to u and x once more: `[m + n, *batch, m + n]`."""
-    _, pull = vjp(lambda u, x: torch.cat(gradient(u, x), -1), actions, states)
-    joint = torch.cat([actions, states], -1)
-    return torch.cat(vmap(pull)(_basis(joint)), -1)
+def _rows(fn: Callable[[Tensor, Tensor], Tensor], actions: Tensor, states: Tensor) -> tuple[Tensor, Jacobians]:
+    """Gives fn(u, x), `[*batch, k]`, and the gradients of its outputs: `[k, *batch, m]` and `[k, *batch, n]`."""
+    value, pull = vjp(fn, actions, states)[:2]
+    return value, Jacobians(*vmap(pull)(_basis(value)))
 
 
 def _basis(points: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
 """Iterative LQR and differential dynamic programming, one iteration at a time, batched over problems.
 
-An iteration expands dynamics and costs around each trajectory, makes a backward pass, and takes the longest good step of
-a line search along its gains. Every batch element goes its own way: it has its own regularisation and step size, and is
-left as it is once it is done. A pass that fails in one element costs the others nothing: that element keeps its
-trajectory and comes back with more regularisation in the next iteration.
+An iteration expands dynamics and costs around each trajectory, makes a backward pass, and takes the best step of a line
+search along its gains. Every batch element goes its own way: it has its own regularisation and step size, and is left
+as it is once it is done. A pass that fails in one element costs the others nothing: that element keeps its trajectory,
+and comes back in the next iteration with a convex expansion (Hessians of the costs made positive semi-definite, second
+derivatives of the dynamics left out), and if that does not help with more regularisation.
 
-An element has converged where the decrease that a full step promises is below the tolerance and little regularisation
-is in the way; or where less regularisation is not to be had, since H_uu is indefinite: there it is stationary, but a
-minimum only up to the regularisation.
+An element has converged where the decrease that a full step promises is below the tolerance with neither in the way; or
+where it is so with one of them and the plain expansion fails: there it is stationary, if no strict minimum.
 
 Source: Tassa, Erez and Todorov (2012); Mastalli et al. (2020) for trajectories with gaps.
 """
@@ -20,30 +20,12 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from cai.ops.shooting.backward_pass import LocalModel, backward_pass, with_gaps
-from cai.ops.shooting.convexity import semidefinite
-from cai.ops.shooting.layouts import layout_of
-from cai.ops.shooting.line_search import Trajectory, search
-from cai.ops.shooting.problem import ShootingProblem, need_finite, step_numbers
+from cai.ops.shooting.backward_pass import backward_pass, with_gaps
+from cai.ops.shooting.line_search import search
+from cai.ops.shooting.local_models import GaussNewton, SecondOrder, local_model
+from cai.ops.shooting.problem import ShootingProblem, Trajectory, need_finite
 from cai.ops.shooting.rollouts import open_loop
 from cai.ops.shooting.schedules import LineSearch, Regularisation, RegularisationSchedule
-
-#: Entries of a block of derivatives taken at once: bounds the memory of long horizons and large batches.
-_BLOCK = 2**24
-
-
-@dataclass(frozen=True)
-class GaussNewton:
-    """Iterative LQR: second derivatives of the dynamics are left out, those of the reward kept."""
-
-
-@dataclass(frozen=True)
-class SecondOrder:
-    """Differential dynamic programming: second derivatives of the dynamics too.
-
-    Convergence is quadratic near the optimum, for n times the derivatives; far from it H_uu is less often positive
-    definite, and regularisation makes up for it.
-    """
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +46,7 @@ class Options:
 
 
 @dataclass(frozen=True, eq=False)
-class Iterate:
+class ShootingIterate:
     """Where the iteration stands.
 
     Attributes:
@@ -105,15 +87,15 @@ class Iterate:
         """The regularisation."""
         return Regularisation(self.size, self.rate)
 
-    def select(self, index: Tensor) -> Iterate:
+    def select(self, index: Tensor) -> ShootingIterate:
         """Gives some batch elements; `index` is `[k]`."""
         return self._mapped(lambda name, part: part.index_select(_axis(name), index))
 
-    def filled(self, index: Tensor, other: Iterate) -> Iterate:
+    def filled(self, index: Tensor, other: ShootingIterate) -> ShootingIterate:
         """Puts another's elements in the place of some of its own; `index` is `[k]`."""
         return self._mapped(lambda name, part: part.index_copy(_axis(name), index, getattr(other, name)))
 
-    def where(self, mask: Tensor, other: Iterate) -> Iterate:
+    def where(self, mask: Tensor, other: ShootingIterate) -> ShootingIterate:
         """Keeps the elements of a mask `[B]`, and takes the rest from another."""
 
         def chosen(name: str, part: Tensor) -> Tensor:
@@ -121,14 +103,14 @@ class Iterate:
 
         return self._mapped(chosen)
 
-    def _mapped(self, change: Callable[[str, Tensor], Tensor]) -> Iterate:
+    def _mapped(self, change: Callable[[str, Tensor], Tensor]) -> ShootingIterate:
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Iterate(**{name: None if part is None else change(name, part) for name, part in parts.items()})
+        return replace(self, **{name: change(name, part) for name, part in parts.items() if part is not None})
 
 
 def first_iterate(
     problem: ShootingProblem, actions: Tensor, states: Tensor | None, schedule: RegularisationSchedule
-) -> Iterate:
+) -> ShootingIterate:
     """Makes the first iterate.
 
     Args:
@@ -154,7 +136,7 @@ def first_iterate(
         need_finite(problem.costs(states, actions), "the reward of the first guess")
     regularisation = schedule.start(len(costs), costs.device)
     no = torch.zeros_like(costs, dtype=torch.bool)
-    return Iterate(
+    return ShootingIterate(
         states=states,
         actions=actions,
         gaps=gaps,
@@ -170,7 +152,7 @@ def first_iterate(
     )
 
 
-def advance(problem: ShootingProblem, old: Iterate, options: Options) -> Iterate:
+def advance(problem: ShootingProblem, old: ShootingIterate, options: Options) -> ShootingIterate:
     """Does one iteration of every element that is not done.
 
     Raises:
@@ -184,47 +166,7 @@ def advance(problem: ShootingProblem, old: Iterate, options: Options) -> Iterate
     return old.filled(index, _advanced(problem.select(index), old.select(index), options))
 
 
-def local_model(
-    problem: ShootingProblem, trajectory: Trajectory, expansion: GaussNewton | SecondOrder, convex: Tensor | None = None
-) -> LocalModel:
-    """Expands a problem around trajectories.
-
-    Args:
-        problem: The problem.
-        trajectory: The trajectories.
-        expansion: Which derivatives of the dynamics are used.
-        convex: Elements, `[B]`, bool, for which the Hessian of each cost, jointly over (u, x), is to be made positive
-            semi-definite, and second derivatives of the dynamics are to be left out.
-
-    Raises:
-        NonFinite: A derivative is NaN or infinite: of what, at which time step of which batch element.
-    """
-    states, actions, limits = trajectory.states, trajectory.actions, problem.limits
-    moves, slopes = _expanded(problem, states[:-1], actions)
-    need_finite(moves, "the derivative of the dynamics")
-    if trajectory.gaps is not None:
-        moves[..., :-1, -1] = trajectory.gaps
-    need_finite(slopes, "the derivative of the reward")
-    last = problem.end.curvature(states[-1:], actions[-1:, ..., :0], step_numbers(states)[-1:])
-    end = torch.cat([last.hessian.expand(1, *last.gradient.shape[1:], -1), last.gradient[..., None]], -1)
-    need_finite(end, "the derivative of the terminal reward", first=problem.horizon)
-    bends = _Bends(problem, states, actions, convex).at if isinstance(expansion, SecondOrder) else None
-    if convex is not None and convex.any():
-        for part in (slopes, end):
-            part[:, convex, :, :-1] = semidefinite(part[:, convex, :, :-1])
-    return LocalModel(
-        layout=layout_of(states.shape[-1], actions.shape[-1]),
-        moves=moves,
-        slopes=slopes,
-        end=end[0],
-        discount=problem.discount,
-        bends=bends,
-        low=None if limits is None else limits.low - actions,
-        high=None if limits is None else limits.high - actions,
-    )
-
-
-def _advanced(problem: ShootingProblem, old: Iterate, options: Options) -> Iterate:
+def _advanced(problem: ShootingProblem, old: ShootingIterate, options: Options) -> ShootingIterate:
     model = local_model(problem, old.trajectory, options.expansion, old.convex)
     backward = backward_pass(model, old.size)
     if old.gaps is not None:
@@ -239,7 +181,7 @@ def _advanced(problem: ShootingProblem, old: Iterate, options: Options) -> Itera
     converged = (small & (old.size == 0) & ~old.convex) | (stuck & old.settled)
     # The first remedy is a convex expansion, the second more regularisation.
     regularisation = _regularised(options.schedule, old, raised=stuck & old.convex, lowered=moved | small)
-    return Iterate(
+    return ShootingIterate(
         states=torch.where(moved[:, None], steps.states, old.states),
         actions=torch.where(moved[:, None], steps.actions, old.actions),
         gaps=None if old.gaps is None else old.gaps * (1.0 - steps.sizes).to(old.gaps.dtype)[:, None],
@@ -255,61 +197,19 @@ def _advanced(problem: ShootingProblem, old: Iterate, options: Options) -> Itera
     )
 
 
-def _regularised(schedule: RegularisationSchedule, old: Iterate, *, raised: Tensor, lowered: Tensor) -> Regularisation:
+def _regularised(
+    schedule: RegularisationSchedule, old: ShootingIterate, *, raised: Tensor, lowered: Tensor
+) -> Regularisation:
     up, down = schedule.raised(old.regularisation), schedule.lowered(old.regularisation)
     size = torch.where(raised, up.size, torch.where(lowered, down.size, old.size))
     rate = torch.where(raised, up.rate, torch.where(lowered, down.rate, old.rate))
     return Regularisation(size.clamp(max=schedule.maximum), rate)
 
 
-def _least(old: Iterate, tolerance: float) -> Tensor:
+def _least(old: ShootingIterate, tolerance: float) -> Tensor:
     """The decrease that is not worth a step, `[B]`: what was asked for, or what rounding hides."""
     relative = max(tolerance, 16 * torch.finfo(old.states.dtype).eps)
     return relative * old.costs.abs().clamp(min=1.0)
-
-
-class _Bends:
-    """Second derivatives of the dynamics, taken in blocks of time steps as the backward pass gets to them."""
-
-    def __init__(self, problem: ShootingProblem, states: Tensor, actions: Tensor, convex: Tensor | None) -> None:
-        self._dynamics, self._states, self._actions = problem.dynamics, states, actions
-        self._left_out = convex if convex is not None and convex.any() else None
-        entries = states.shape[1] * states.shape[-1] * (states.shape[-1] + actions.shape[-1]) ** 2
-        self._length = max(1, _BLOCK // max(1, entries))
-        self._first, self._block = len(actions), None
-
-    def at(self, t: int) -> Tensor | None:
-        """Gives d2f/dw2 of step t, `[B, n, m + n, m + n]`, or None where they are zero; t falls from call to call."""
-        if t < self._first:
-            last, self._first = t + 1, max(0, t + 1 - self._length)
-            steps = torch.arange(self._first, last, device=self._states.device)
-            part = slice(self._first, last)
-            block = self._dynamics.second_derivatives(self._states[part], self._actions[part], steps[:, None])
-            if block is not None:
-                need_finite(block, "the second derivative of the dynamics", first=self._first)
-                if self._left_out is not None:
-                    block[:, self._left_out] = 0.0
-            self._block = block
-        return None if self._block is None else self._block[t - self._first]
-
-
-def _expanded(problem: ShootingProblem, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-    """Takes first derivatives of the dynamics and both of the cost: the moves and slopes of a `LocalModel`."""
-    n, m, (horizon, batch) = states.shape[-1], actions.shape[-1], states.shape[:2]
-    layout = layout_of(n, m)
-    moves = layout.empty(horizon, batch, n + 1, n + m + 1, like=states)
-    slopes = layout.empty(horizon, batch, n + m, n + m + 1, like=states)
-    moves[..., -1] = 0.0
-    moves[..., n, :] = 0.0
-    moves[..., n, -1] = 1.0
-    length = max(1, _BLOCK // (batch * (n + m) ** 2))
-    for first in range(0, horizon, length):  # for as many time steps at once as memory allows
-        part = slice(first, first + length)
-        block = (states[part], actions[part], step_numbers(states)[part])
-        of_dynamics, of_cost = problem.dynamics.jacobians(*block), problem.cost.curvature(*block)
-        moves[part, :, :n, :m], moves[part, :, :n, m:-1] = of_dynamics.of_actions, of_dynamics.of_states
-        slopes[part, ..., :-1], slopes[part, ..., -1] = of_cost.hessian, of_cost.gradient
-    return moves, slopes
 
 
 def _axis(name: str) -> int:

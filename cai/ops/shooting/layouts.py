@@ -1,11 +1,11 @@
 """How a batch of small matrices lies in memory, and the products that suit it.
 
-A recursion over time calls torch a dozen times a step, on matrices of a few rows for each of some hundred problems. There a
-batched product takes twice as long as the same arithmetic with the batch as the last axis, where every call works on rows
-of contiguous numbers; from some ten coordinates on it is the other way round. `layout_of` chooses.
+A recursion over time calls torch a dozen times a step, on matrices of a few rows for each of some hundred problems.
+There a batched product takes twice as long as the same arithmetic with the batch as the last axis, where every call
+works on rows of contiguous numbers; from some ten coordinates on it is the other way round. `layout_of` chooses.
 
-For everybody else tensors are `[T, B, rows, columns]`. A layout stores them its own way, and hands out views of each step:
-a step is `[B, rows, columns]` or `[rows, columns, B]`, and calls on numbers one by one do not mind which.
+For everybody else tensors are `[T, B, rows, columns]`. A layout stores them its own way, and hands out views of each
+step: a step is `[B, rows, columns]` or `[rows, columns, B]`, and calls on numbers one by one do not mind which.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class AbstractLayout(ABC):
     """A way to store `[T, B, rows, columns]`, and to calculate with steps of it."""
 
     @abstractmethod
-    def empty(self, num_steps: int, batch: int, rows: int, columns: int, *, like: Tensor) -> Tensor:
+    def empty(self, *shape: int, like: Tensor) -> Tensor:
         """Makes `[T, B, rows, columns]`, stored this way, of the type of `like` (any shape)."""
 
     @abstractmethod
@@ -51,16 +51,16 @@ class AbstractLayout(ABC):
         """Gives a view `[B, rows, columns]` of a step as this layout has it."""
 
     @abstractmethod
-    def own(self, step: Tensor) -> Tensor:
-        """Gives a view of `[B, rows, columns]` as this layout has a step."""
+    def batch_last(self, step: Tensor) -> Tensor:
+        """Gives a view `[rows, columns, B]` of a step as this layout has it."""
 
 
 class BatchFirst(AbstractLayout):
     """`[T, B, rows, columns]`, and torch's batched products."""
 
-    def empty(self, num_steps: int, batch: int, rows: int, columns: int, *, like: Tensor) -> Tensor:
+    def empty(self, *shape: int, like: Tensor) -> Tensor:
         """Makes `[T, B, rows, columns]` of the type of `like` (any shape)."""
-        return like.new_empty(num_steps, batch, rows, columns)
+        return like.new_empty(shape)
 
     def steps(self, whole: Tensor) -> tuple[Tensor, ...]:
         """Gives each step of `[T, B, rows, columns]`."""
@@ -88,16 +88,17 @@ class BatchFirst(AbstractLayout):
         """Gives `[B, rows, columns]` itself."""
         return step
 
-    def own(self, step: Tensor) -> Tensor:
-        """Gives `[B, rows, columns]` itself."""
-        return step
+    def batch_last(self, step: Tensor) -> Tensor:
+        """Gives `[rows, columns, B]` of `[B, rows, columns]`."""
+        return step.movedim(0, -1)
 
 
 class BatchLast(AbstractLayout):
     """`[T, rows, columns, B]` in memory, and products as sums of rows of numbers."""
 
-    def empty(self, num_steps: int, batch: int, rows: int, columns: int, *, like: Tensor) -> Tensor:
+    def empty(self, *shape: int, like: Tensor) -> Tensor:
         """Makes `[T, B, rows, columns]` of the type of `like` (any shape)."""
+        num_steps, batch, rows, columns = shape
         return like.new_empty(num_steps, rows, columns, batch).movedim(-1, 1)
 
     def steps(self, whole: Tensor) -> tuple[Tensor, ...]:
@@ -125,7 +126,7 @@ class BatchLast(AbstractLayout):
         if len(matrix) == 2:
             return self._solved_pair(matrix, sides)
         first = (self.batch_first(matrix).contiguous(), self.batch_first(sides).contiguous())
-        return self.own(torch.linalg.solve_ex(*first).result)
+        return torch.linalg.solve_ex(*first).result.movedim(0, -1)
 
     @staticmethod
     def _solved_pair(matrix: Tensor, sides: Tensor) -> Tensor:
@@ -140,9 +141,9 @@ class BatchLast(AbstractLayout):
         """Gives `[B, rows, columns]` of `[rows, columns, B]`."""
         return step.movedim(-1, 0)
 
-    def own(self, step: Tensor) -> Tensor:
-        """Gives `[rows, columns, B]` of `[B, rows, columns]`."""
-        return step.movedim(0, -1)
+    def batch_last(self, step: Tensor) -> Tensor:
+        """Gives `[rows, columns, B]` itself."""
+        return step
 
 
 def layout_of(num_states: int, num_actions: int) -> AbstractLayout:

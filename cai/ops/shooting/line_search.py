@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from cai.ops.shooting.backward_pass import BackwardPass
-from cai.ops.shooting.problem import ShootingProblem
+from cai.ops.shooting.problem import ShootingProblem, Trajectory
 from cai.ops.shooting.rollouts import closed_loop
 from cai.ops.shooting.schedules import LineSearch
+
 
 @dataclass(frozen=True, eq=False)
 class Steps:
@@ -35,28 +36,6 @@ class Steps:
     actions: Tensor
     costs: Tensor
     sizes: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Trajectory:
-    """A trajectory of each element of a batch.
-
-    Attributes:
-        states: `[T + 1, B, n]`.
-        actions: `[T, B, m]`.
-        costs: `[B]`, float64.
-        gaps: f(x_t, u_t) - x_{t+1}, `[T, B, n]`, or None where there are none.
-    """
-
-    states: Tensor
-    actions: Tensor
-    costs: Tensor
-    gaps: Tensor | None = None
-
-    def select(self, index: Tensor) -> Trajectory:
-        """Gives the trajectories of some batch elements; `index` is `[k]`."""
-        gaps = None if self.gaps is None else self.gaps[:, index]
-        return Trajectory(self.states[:, index], self.actions[:, index], self.costs[index], gaps)
 
 
 def search(problem: ShootingProblem, old: Trajectory, backward: BackwardPass, options: LineSearch) -> Steps:

@@ -1,6 +1,6 @@
 """How iterative LQR regularises, and which step sizes it tries.
 
-The regularisation grows and shrinks at a growing rate: twice in a row changes it by the factor, its square, its cube ...
+The regularisation grows and shrinks at a growing rate: changes in a row are by the factor, its square, its cube ...
 
 Source: Tassa, Erez and Todorov (2012), section II-F (regularisation schedule) and II-D (improved line search).
 """
@@ -90,7 +90,7 @@ class LineSearch:
         object.__setattr__(self, "step_sizes", tuple(float(size) for size in self.step_sizes))
         sizes = self.step_sizes
         falling = all(a > b for a, b in zip(sizes, sizes[1:], strict=False))
-        if 1.0 not in sizes or not falling or not 0.0 < sizes[-1] or math.isinf(sizes[0]):
+        if 1.0 not in sizes or not falling or not sizes[-1] > 0.0 or math.isinf(sizes[0]):
             raise ValueError(f"LineSearch: step_sizes must be positive, fall, and have 1 among them, got {sizes}")
         if not 0.0 <= self.acceptance < 1.0:
             raise ValueError(f"LineSearch: acceptance must lie in [0, 1), got {self.acceptance}")
