@@ -41,7 +41,7 @@ def feedback(answer: cai.Posterior, t: int = 0) -> tuple[torch.Tensor, torch.dis
 
 
 def in_the_world(answer: cai.Posterior) -> cai.Posterior:
-    """The trajectories of an answer's policy under the dynamics as it is: made a prior, and asked when nothing counts."""
+    """An answer's policy, run in the dynamics as it is: made the prior, and asked when nothing else counts."""
     graph, steps = answer.graph, range(answer.graph.horizon or 1)
     pairs = [feedback(answer, t) for t in steps]
     parts = [torch.stack(part) for part in zip(*((k, p.mean, p.covariance_matrix) for k, p in pairs), strict=True)]
@@ -60,9 +60,8 @@ def messages(mass: cai.TrajectoryGraph, soft: cai.Posterior) -> None:
         gain = -torch.linalg.solve(r + b.T @ p @ b, b.T @ p @ a)
         p = q + a.T @ p @ (a + b @ gain)
         ours, rest = feedback(soft, t)
-        print(
-            f"{t:3d} {ours[0, 0]:11.4f} {ours[0, 1]:11.4f}   {gain[0, 0]:8.4f} {gain[0, 1]:8.4f} {float(rest.stddev):13.4f}"
-        )
+        library, hand = (" ".join(f"{value:{width}.4f}" for value in x[0]) for x, width in ((ours, 11), (gain, 8)))
+        print(f"{t:3d} {library}   {hand} {float(rest.stddev):13.4f}")
 
 
 def temperatures(mass: cai.TrajectoryGraph) -> None:

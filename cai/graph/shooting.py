@@ -118,6 +118,7 @@ def shooting_graph(graph: TrajectoryGraph) -> ShootingGraph:
     if not divisible and len(batch) > 1:
         functions = {slot: _unflattened(function, batch) for slot, function in functions.items()}
     start = start.to(_checked(functions, start, m))
+    _try_out_times(functions, start, m, int(graph.horizon))  # type: ignore[arg-type]
     forms = {slot: _flat(part, batch).to(start) for slot, part in matrices.items()}
     dynamics: Dynamics = (
         parts.LinearDynamics(forms["dynamics"])
@@ -211,9 +212,9 @@ def _functions(graph: TrajectoryGraph) -> dict[str, _Function]:
 
 def _mean(dynamics: Any) -> _Function:
     if not isinstance(dynamics, DifferentiableDynamics):
-        return dynamics.mean
-    fn = dynamics.fn  # the checks of `mean` have been made once, and would cost as much as a small model
-    return fn if dynamics.time_varying else lambda state, action, t: fn(state, action)
+        return _Timed(dynamics.mean)
+    fn = dynamics.fn  # the checks of `mean` would cost as much as a small model
+    return _Timed(fn) if dynamics.time_varying else lambda state, action, t: fn(state, action)
 
 
 def _cost(reward: Any) -> _Function:
@@ -221,14 +222,42 @@ def _cost(reward: Any) -> _Function:
         return lambda state, action, t: -reward(state, action)
     fn = reward.fn
     if reward.time_varying:
-        return lambda state, action, t: -fn(state, action, t)
+        return _Timed(lambda state, action, t: -fn(state, action, t))
     return lambda state, action, t: -fn(state, action)
 
 
 def _end_cost(reward: Any) -> _Function:
     if isinstance(reward, FunctionReward) and reward.time_varying:
-        return lambda state, action, t: -reward.fn(state, t)
+        return _Timed(lambda state, action, t: -reward.fn(state, t))
     return lambda state, action, t: -reward(state)
+
+
+class _Timed:
+    """A function that reads the time: a number step by step, and a tensor `[T, 1, ...]` for all steps at once.
+
+    Where the function does not take tensors (`math.sin(t)`), or does not mean the same by them (`state + t` adds along
+    another axis), it is asked step by step there too: `try_out` sees to that.
+    """
+
+    def __init__(self, fn: _Function) -> None:
+        self._fn = fn
+        self._takes_tensors = False
+
+    def __call__(self, state: Tensor, action: Tensor, t: Any) -> Tensor:
+        if not isinstance(t, Tensor) or self._takes_tensors:
+            return self._fn(state, action, t)
+        steps = zip(state.unbind(0), action.unbind(0), t.flatten().tolist(), strict=True)
+        return torch.stack([self._fn(*step) for step in steps])
+
+    def try_out(self, state: Tensor, action: Tensor, t: Tensor) -> None:
+        """Compares the two ways at states `[T, *batch, n]`, actions `[T, *batch, m]` and times `[T, 1, ...]`."""
+        alone = self(state, action, t)
+        try:
+            together = self._fn(state, action, t)
+        except (TypeError, ValueError, RuntimeError, IndexError):
+            return
+        same = together.shape == alone.shape and torch.allclose(together, alone, rtol=1e-6, equal_nan=True)
+        self._takes_tensors = same
 
 
 def _stands_alone(functions: dict[str, _Function], state: Tensor, num_actions: int) -> bool:
@@ -275,7 +304,17 @@ def _unflattened(function: _Function, batch: torch.Size) -> _Function:
         value = function(states, actions, t)
         return value.reshape(*lead, -1, *value.shape[len(lead) + len(batch) :])
 
-    return asked
+    return _Timed(asked) if isinstance(function, _Timed) else asked
+
+
+def _try_out_times(functions: dict[str, _Function], start: Tensor, num_actions: int, horizon: int) -> None:
+    """Lets functions of time show whether they take all times at once."""
+    times = torch.arange(horizon, device=start.device)[:, None]
+    states = start.expand(horizon, *start.shape)
+    with torch.no_grad():
+        for function in functions.values():
+            if isinstance(function, _Timed):
+                function.try_out(states, states.new_zeros(*states.shape[:-1], num_actions), times)
 
 
 def _flat(part: Tensor, batch: torch.Size) -> Tensor:

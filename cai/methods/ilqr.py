@@ -29,6 +29,7 @@ import torch
 from cai.data.serialization import serializable
 from cai.data.trajectories import Trajectories
 from cai.errors import IncompatibleMethod, NotConverged, warn_user
+from cai.factors import Delta
 from cai.graph.shooting import ShootingGraph, need_differentiable, shooting_graph, surroundings
 from cai.graph.trajectory_graph import TrajectoryGraph
 from cai.inference.laplace import LaplacePosterior
@@ -119,6 +120,8 @@ class ILQR(AbstractMethod):
             action, a longer one is cut.
         initial_noise: Standard deviation of what is added to the first guess, action units, drawn by the seed; none by
             default. Where a start is a saddle, a little of it decides.
+        num_restarts: First guesses that are improved side by side, each with noise of its own; for each start the best
+            one answers. Swing-ups have many local optima.
         limits: (low, high), numbers or `[m]` each: bounds of the actions, beside those of the action space.
     """
 
@@ -130,6 +133,7 @@ class ILQR(AbstractMethod):
     rollouts: SingleShooting | MultipleShooting = field(default=SingleShooting())
     initial_actions: Any = None
     initial_noise: float = 0.0
+    num_restarts: int = 1
     limits: Any = None
 
     def accepts(self, graph: Any) -> None:
@@ -145,9 +149,11 @@ class ILQR(AbstractMethod):
 
     def init(self, graph: TrajectoryGraph, seed: int | None) -> ILQRState:
         """Reads the graph, and rolls the first guess out."""
-        world = shooting_graph(graph)
-        problem = replace(world.problem, limits=limits_given(self.limits, world, "ILQR"))
-        world = replace(world, problem=problem)
+        world = self._world(graph)
+        if self.num_restarts > 1:
+            starts = world.problem.start.reshape(*world.batch_shape, -1)
+            world = self._world(graph.replace(initial=Delta(starts.expand(self.num_restarts, *starts.shape))))
+        problem = world.problem
         actions = first_actions(self.initial_actions, world, noise=self.initial_noise, seed=seed, name="ILQR")
         states = None
         if isinstance(self.rollouts, MultipleShooting):
@@ -170,6 +176,10 @@ class ILQR(AbstractMethod):
     def posterior(self, graph: TrajectoryGraph, state: ILQRState, seconds: float) -> Posterior:
         """Expands the graph around the trajectories for the last time, and wraps the answer."""
         world, iterate = state.world, state.iterate
+        if self.num_restarts > 1:
+            world, of_restarts = self._world(graph), iterate.costs.reshape(self.num_restarts, -1)
+            best, elements = of_restarts.argmin(0), torch.arange(of_restarts.shape[1], device=iterate.costs.device)
+            iterate = iterate.select(best * len(elements) + elements)
         self._warn_unless_converged(iterate)
         with torch.no_grad():
             answer = laplace(world.problem, iterate, self.expansion, surroundings(graph, world))
@@ -187,6 +197,10 @@ class ILQR(AbstractMethod):
             best_return=returns.reshape(world.batch_shape),
             limits=world.problem.limits,
         )
+
+    def _world(self, graph: TrajectoryGraph) -> ShootingGraph:
+        world = shooting_graph(graph)
+        return replace(world, problem=replace(world.problem, limits=limits_given(self.limits, world, "ILQR")))
 
     def _stats(self, world: ShootingGraph, iterate: ShootingIterate, seconds: float) -> Stats:
         exact = world.is_linear_quadratic and world.problem.limits is None
@@ -230,16 +244,20 @@ class ILQR(AbstractMethod):
             shift: How many steps have been taken since.
         """
         actions = shifted(posterior.plan, shift)
-        return replace(self, initial_actions=actions, initial_noise=0.0, rollouts=SingleShooting())
+        return replace(self, initial_actions=actions, initial_noise=0.0, num_restarts=1, rollouts=SingleShooting())
 
     def _check(self) -> None:
-        if isinstance(self.max_iterations, bool) or not isinstance(self.max_iterations, numbers.Integral):
-            raise ValueError(f"ILQR: max_iterations must be a whole number, got {self.max_iterations!r}")
-        if self.max_iterations < 1:
-            raise ValueError(f"ILQR: max_iterations must be at least 1, got {self.max_iterations}")
+        for name in ("max_iterations", "num_restarts"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+                raise ValueError(f"ILQR: {name} must be a whole number, got {value!r}")
+            if int(value) < 1:
+                raise ValueError(f"ILQR: {name} must be at least 1, got {value}")
         for name in ("tolerance", "initial_noise"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"ILQR: {name} must be a finite number of at least 0, got {getattr(self, name)}")
+        if self.num_restarts > 1 and self.initial_noise == 0.0:
+            raise ValueError("ILQR: restarts differ by initial_noise, which is 0; give it a size, in action units")
         for name, kinds, example in (
             ("expansion", GaussNewton | SecondOrder, "GaussNewton() or SecondOrder()"),
             ("regularisation", RegularisationSchedule, "RegularisationSchedule()"),

@@ -36,8 +36,8 @@ class ReplanningPolicy:
     At time t and in state s it asks `cai.infer(graph.replace(initial=Delta(s), horizon=...), method)` and acts by that
     plan's policy at its time 0. Where the method can be warm-started, each plan begins from the one before, shifted
     by the steps taken since. A batch of states is one batched plan; discrete states are planned for one by one, each
-    distinct state once. A plan that is cut short by its limit of iterations is acted by without a warning where the next
-    one goes on from it.
+    distinct state once. A plan that stops at its limit of iterations is used without a warning where the next one goes
+    on from it.
 
     A plan looks `horizon` steps ahead, always as many (the horizon recedes); with `end`, no further than the end of the
     episode. By Bellman's principle a plan up to the end gives the same actions as following the first plan's feedback

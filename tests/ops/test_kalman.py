@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -182,8 +183,8 @@ def test_long_sequences_in_both_types() -> None:
     torch.testing.assert_close(filtered.moments.means[:301], short.moments.means, rtol=1e-10, atol=1e-10)
     single = StateSpace(
         *(part.float() for name, part in vars(space).items() if name not in ("initial", "horizon")),
-        initial=Moments(space.initial.means.float(), space.initial.covariances.float()),
-        horizon=20_000,
+        Moments(space.initial.means.float(), space.initial.covariances.float()),
+        20_000,
     )
     rough = kalman_filter(single, y.float(), SCAN)
     torch.testing.assert_close(rough.log_likelihood, filtered.log_likelihood, rtol=1e-4, atol=0)
@@ -217,20 +218,68 @@ def test_known_combinations_of_what_is_seen_are_refused() -> None:
     y = torch.zeros(7, 2, dtype=torch.float64)
     with pytest.raises(cai.IncompatibleMethod, match="of the observation at time 3 is not positive definite"):
         kalman_filter(space, y, LOOP)
-    with pytest.raises(cai.IncompatibleMethod, match="a scan over time needs an observation noise"):
+    with pytest.raises(cai.IncompatibleMethod, match="a scan over time needs observations whose noise .* of time 3"):
         kalman_filter(space, y, SCAN)
 
 
-def test_observations_without_noise_are_taken_by_the_loop() -> None:
+def test_observations_without_noise_are_filtered_by_the_loop() -> None:
     space = replace(model(6, sizes=(2, 1)), observation_noise=torch.zeros(1, 1, 1, dtype=torch.float64))
     y = simulated(space)
     filtered = kalman_filter(space, y, LOOP)
-    joint = conditioned(space, y)
-    close(filtered.log_likelihood, joint.log_likelihood)
-    smoothed = kalman_smoother(filtered, LOOP)
-    close(smoothed.means, joint.means)
-    seen = (space.observation @ smoothed.means[..., None]).squeeze(-1) + space.observation_offset
+    close(filtered.log_likelihood, conditioned(space, y).log_likelihood)
+    seen = (space.observation @ filtered.moments.means[..., None]).squeeze(-1) + space.observation_offset
     close(seen, y.numpy())
+    with pytest.raises(cai.IncompatibleMethod, match="smoother needs observations .* give it a variance"):
+        kalman_smoother(filtered, LOOP)
+    tiny = replace(space, observation_noise=torch.full((1, 1, 1), 1e-12, dtype=torch.float64))
+    smoothed = kalman_smoother(kalman_filter(tiny, y, LOOP), LOOP)
+    close(smoothed.means, conditioned(space, y).means, 1e-6)
+
+
+@ways
+def test_starts_that_are_anywhere(passes: Passes) -> None:
+    """Variances of 1e8 before a late observation, 1e-2 and less after: nothing is lost, nothing below zero."""
+    for seed in range(10):
+        space = model(6, sizes=(2, 1), noise_rank=1, seen_noise=1e-2, seed=seed)
+        space = replace(space, initial=Moments(space.initial.means, 1e8 * torch.eye(2, dtype=torch.float64)))
+        y = simulated(space, seed)
+        y[:3] = torch.nan
+        smoothed = kalman_smoother(kalman_filter(space, y, passes), passes)
+        means, covariances = exactly_conditioned(in_numpy(space), y.numpy())
+        sizes = np.abs(covariances).max((1, 2))
+        assert (np.abs(smoothed.covariances.numpy() - covariances).max((1, 2)) < 1e-6 * sizes).all(), seed
+        assert (np.abs(smoothed.means.numpy() - means) < 1e-6 * np.sqrt(sizes)[:, None]).all(), seed
+        assert (torch.linalg.eigvalsh(smoothed.covariances)[:, 0].numpy() > -1e-8 * sizes).all(), seed
+
+
+def exactly_conditioned(chain: Chain, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means and covariances of each state with 60 digits, by the dense joint of states and observations."""
+    n, times = len(chain.mean), chain.horizon + 1
+    with mpmath.workdps(60):
+        matrix = lambda x: mpmath.matrix(np.atleast_2d(x).tolist())  # noqa: E731
+        means, blocks = [matrix(chain.mean).T], {(0, 0): matrix(chain.spread)}
+        for t in range(chain.horizon):
+            a = matrix(chain.at("a", t))
+            means.append(a * means[t] + matrix(chain.at("push", t)).T)
+            for s in range(t + 1):
+                blocks[t + 1, s] = a * blocks[t, s]
+                blocks[s, t + 1] = blocks[t + 1, s].T
+            blocks[t + 1, t + 1] = a * blocks[t, t] * a.T + matrix(chain.at("w", t))
+        seen = [t for t in range(times) if not np.isnan(y[t, 0])]
+        h = {t: matrix(chain.at("h", t)) for t in seen}
+        total, cross, away = mpmath.matrix(len(seen)), mpmath.matrix(n * times, len(seen)), mpmath.matrix(len(seen), 1)
+        for i, s in enumerate(seen):
+            away[i] = float(y[s, 0]) - float(chain.at("d", s)[0]) - (h[s] * means[s])[0]
+            for j, t in enumerate(seen):
+                noise = float(chain.at("r", s)[0, 0]) if s == t else 0.0
+                total[i, j] = (h[s] * blocks[s, t] * h[t].T)[0] + noise
+            for t in range(times):
+                cross[n * t : n * t + n, i] = blocks[t, s] * h[s].T
+        gain = cross * mpmath.inverse(total)
+        shift, less = gain * away, gain * cross.T
+        found = [means[t] + shift[n * t : n * t + n, 0] for t in range(times)]
+        spreads = [blocks[t, t] - less[n * t : n * t + n, n * t : n * t + n] for t in range(times)]
+        return np.array([x.T.tolist()[0] for x in found], float), np.array([x.tolist() for x in spreads], float)
 
 
 def test_what_is_not_finite_is_named() -> None:

@@ -1,17 +1,17 @@
 """The fixed-interval smoother: messages backward along a linear-Gaussian state space, times those forward.
 
-What the observations from t on say of x_t is exp(-x'J x / 2 + j'x) up to a constant; with g_t, G_t what y_t alone says,
+What the observations after t say of x_t = m+ + e, m+ the mean of the filter, which knows those up to t, is
+exp(-e'J e / 2 + q'e) up to a constant, with the next time's J, q, K, v on the right of
 
-    j_t = g_t + Psi' (j_{t+1} - J_{t+1} c),   J_t = G_t + Psi' J_{t+1} F,   Psi = (I + W J_{t+1})^-1 F
-    g_t = H' R^-1 (y_t - d),   G_t = H' R^-1 H
+    J = Psi' (J + G) F,   q = Psi' (q + (J K + H' R^-1) v),     Psi = (I + W (J + G))^-1 F,  G = H' R^-1 H
 
-and the product with the filter's N(m+, P+), which knows y_0..y_t, takes the message without g_t and G_t:
+and its product with the filter's N(m+, P+) has the
 
-    covariance C = (I + P+ J)^-1 P+,   mean m+ + C (j - J m+)
+    covariance C = (I + P+ J)^-1 P+,   mean m+ + C q
 
 That is the posterior of Rauch, Tung and Striebel without an inverse of W or P-, which may be singular; only R must not
-be. J is the value of control without actions, in a world whose luck is counted in (eta = 1), so that its scan serves
-here too; given J, the j are an affine chain.
+be. J + G is the value of control without actions, in a world whose luck is counted in (eta = 1), so that its scan
+serves here too; given J, the q are an affine chain. Written in innovations, nothing large is subtracted.
 
 Trajectories are drawn by mean correction: x + E[X | y] - E[X | Y = y_x] with x, y_x drawn from the model.
 
@@ -36,6 +36,7 @@ from cai.ops.gaussian.state_space import (
     drawn,
     need_finite,
     need_noise,
+    shrunk,
     solved,
     with_draws,
 )
@@ -47,14 +48,12 @@ class _Backward:
 
     Attributes:
         turn: Psi', `[T, *batch, n, n]`.
-        after: J_{t+1}, `[T, *batch, n, n]`.
-        ahead: J_t without G_t, `[T + 1, *batch, n, n]`.
+        ahead: J, `[T + 1, *batch, n, n]`.
         seen: L^-1 H with R = L L', `[T + 1 or 1, *batch, k, n]`.
         factors: L.
     """
 
     turn: Tensor
-    after: Tensor
     ahead: Tensor
     seen: Tensor
     factors: Tensor
@@ -74,8 +73,8 @@ def kalman_smoother(filtered: Filtered, passes: Passes) -> Moments:
     need_noise(filtered.space, "the smoother", "give it a variance, however small; the filter takes singular noise")
     backward = _backward(filtered.space, passes)
     covariances = shrunk(filtered.correction.covariances, backward.ahead)
-    away = filtered.innovations + applied(filtered.space.observation, filtered.predicted.means)
-    means = _smoothed_means(filtered.space, backward, covariances, filtered.moments.means, away, passes)
+    known = filtered.moments.means
+    means = _smoothed_means(backward, filtered.correction, covariances, known, filtered.innovations, passes)
     need_finite(means, "the mean of the smoother")
     return Moments(means, covariances.expand(*means.shape, means.shape[-1]))
 
@@ -96,10 +95,11 @@ def smoothing_samples(filtered: Filtered, smoothed: Tensor, num: int, passes: Pa
     states = passes.means(space.transition, pushes, start, space.horizon)
     seen = applied(space.observation, states) + drawn(space.observation_noise, (len(states), num, *batch))
     before = predicted_means(space, correction, seen, passes)
-    means = before + applied(correction.gains, seen - applied(space.observation, before))
+    innovations = seen - applied(space.observation, before)
+    known = before + applied(correction.gains, innovations)
     backward = _backward(space, passes)
     covariances = shrunk(correction.covariances, backward.ahead)
-    return smoothed[:, None] + states - _smoothed_means(space, backward, covariances, means, seen, passes)
+    return smoothed[:, None] + states - _smoothed_means(backward, correction, covariances, known, innovations, passes)
 
 
 def _backward(space: StateSpace, passes: Passes) -> _Backward:
@@ -110,16 +110,19 @@ def _backward(space: StateSpace, passes: Passes) -> _Backward:
     identity = torch.eye(after.shape[-1], dtype=after.dtype, device=after.device)
     turn = space.transition.mT @ torch.linalg.inv(identity + after @ space.noise)
     ahead = symmetric(turn @ after @ space.transition)
-    return _Backward(turn, after, torch.cat([ahead, torch.zeros_like(ahead[-1:])]), seen, factors)
+    return _Backward(turn, torch.cat([ahead, torch.zeros_like(ahead[-1:])]), seen, factors)
 
 
 def _smoothed_means(
-    space: StateSpace, backward: _Backward, covariances: Tensor, filtered: Tensor, away: Tensor, passes: Passes
+    backward: _Backward,
+    correction: Correction,
+    covariances: Tensor,
+    filtered: Tensor,
+    innovations: Tensor,
+    passes: Passes,
 ) -> Tensor:
-    """Computes the means for observations less their offset, `[T + 1, *batch, k]`, zero where missing."""
-    says = applied(backward.seen.mT, solved(backward.factors, away[..., None]).squeeze(-1))
-    pushes = applied(backward.turn, applied(backward.after, space.offset))
-    chain = passes.means(backward.turn.flip(0), (says[:-1] - pushes).flip(0), says[-1], space.horizon).flip(0)
-    ahead = applied(backward.turn, chain[1:]) - pushes
-    moved = ahead - applied(backward.ahead[:-1], filtered[:-1])
-    return torch.cat([filtered[:-1] + applied(covariances[:-1], moved), filtered[-1:]])
+    says = applied(backward.seen.mT, solved(backward.factors, innovations[..., None]).squeeze(-1))
+    says = says + applied(backward.ahead, applied(correction.gains, innovations))
+    pushes, nothing = applied(backward.turn, says[1:]), torch.zeros_like(filtered[-1])
+    chain = passes.means(backward.turn.flip(0), pushes.flip(0), nothing, len(pushes)).flip(0)
+    return filtered + applied(covariances, chain)

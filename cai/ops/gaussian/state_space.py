@@ -184,7 +184,7 @@ def drawn(covariance: Tensor, shape: tuple[int, ...]) -> Tensor:
 def shrunk(matrix: Tensor, by: Tensor) -> Tensor:
     """Computes (P^-1 + J)^-1 = (I + P J)^-1 P of symmetric `[..., n, n]`, positive semi-definite and perhaps singular.
 
-    The symmetric part is as exact as longer forms that are symmetric by themselves, such as Joseph's, and often more so.
+    Its symmetric part is as exact as longer forms that are symmetric by themselves, such as Joseph's, and often more.
 
     Args:
         matrix: P.
