@@ -240,20 +240,20 @@ class _Timed:
     """
 
     def __init__(self, fn: _Function) -> None:
-        self._fn = fn
+        self.fn = fn
         self._takes_tensors = False
 
     def __call__(self, state: Tensor, action: Tensor, t: Any) -> Tensor:
         if not isinstance(t, Tensor) or self._takes_tensors:
-            return self._fn(state, action, t)
+            return self.fn(state, action, t)
         steps = zip(state.unbind(0), action.unbind(0), t.flatten().tolist(), strict=True)
-        return torch.stack([self._fn(*step) for step in steps])
+        return torch.stack([self.fn(*step) for step in steps])
 
     def try_out(self, state: Tensor, action: Tensor, t: Tensor) -> None:
         """Compares the two ways at states `[T, *batch, n]`, actions `[T, *batch, m]` and times `[T, 1, ...]`."""
         alone = self(state, action, t)
         try:
-            together = self._fn(state, action, t)
+            together = self.fn(state, action, t)
         except (TypeError, ValueError, RuntimeError, IndexError):
             return
         same = together.shape == alone.shape and torch.allclose(together, alone, rtol=1e-6, equal_nan=True)
@@ -296,12 +296,14 @@ def _values(functions: dict[str, _Function], state: Tensor, num_actions: int) ->
 def _unflattened(function: _Function, batch: torch.Size) -> _Function:
     """Asks a function that refers to tensors of the whole batch with the batch dimensions that it knows."""
 
+    inner = function.fn if isinstance(function, _Timed) else function
+
     def asked(state: Tensor, action: Tensor, t: Any) -> Tensor:
         if isinstance(t, Tensor):
             t = t.reshape(*t.shape, *[1] * (len(batch) - 1))
         lead = state.shape[:-2]
         states, actions = (part.reshape(*lead, *batch, part.shape[-1]) for part in (state, action))
-        value = function(states, actions, t)
+        value = inner(states, actions, t)
         return value.reshape(*lead, -1, *value.shape[len(lead) + len(batch) :])
 
     return _Timed(asked) if isinstance(function, _Timed) else asked

@@ -5,11 +5,11 @@ The posterior of p(x_0..x_T | y_0..y_T, u_0..u_{T-1}) on a graph with linear-Gau
     x_{t+1} = A x_t + B u_t + c + w_t,     y_t = C x_t + d + v_t
 
 Forward messages are p(x_t | y_0..y_t), backward ones p(y_{t+1}..y_T | x_t); both are normal, so that moments are exact,
-and log p(y | u) is the sum of the log-densities of the innovations. Noise and first state may have singular
-covariances.
+and log p(y | u) is the sum of the log-densities of the innovations. Process noise and first state may have singular
+covariances; the observations' noise too, of the filter in a loop.
 Cost: T (n^3 + n^2 k + k^3) one step after the other, or some 2 log2 T rounds by a scan over time.
 
-Sources: Kalman (1960); Rauch, Tung and Striebel (1965); Bryson and Frazier (1963); Särkkä and García-Fernández (2021).
+Sources: Kalman (1960); Rauch, Tung and Striebel (1965); Fraser and Potter (1969); Särkkä and García-Fernández (2021).
 """
 
 from __future__ import annotations

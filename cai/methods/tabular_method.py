@@ -230,7 +230,8 @@ def need_tables(graph: TrajectoryGraph, name: str) -> None:
         found = "none" if graph.dynamics is None else type(graph.dynamics).__name__
         raise IncompatibleMethod(
             f"{name} needs tables of the dynamics (cai.factors.TabularDynamics), got {found}; "
-            "linear-Gaussian graphs are answered by SoftValueIteration, SumProduct and RiskSensitiveControl"
+            "linear-Gaussian graphs are answered by SoftValueIteration, SumProduct and RiskSensitiveControl, "
+            "differentiable ones by ILQR and GradientPlanner"
         )
 
 

@@ -223,6 +223,10 @@ def test_scan_needs_noise_in_the_observations() -> None:
     record = exact.condition(observations=np.zeros((T + 1, N_SEEN)), actions=ACTIONS)
     with pytest.raises(cai.IncompatibleMethod, match=r"schedule=Sequential\(\) is the loop"):
         cai.infer(record, cai.KalmanFilter(schedule=AssociativeScan()))
+    with pytest.raises(
+        cai.IncompatibleMethod, match="the smoother needs observations whose noise is positive definite"
+    ):
+        cai.infer(record, cai.KalmanSmoother())
 
 
 Y, U = np.zeros((T + 1, N_SEEN)), np.zeros((T, N_ACTIONS))

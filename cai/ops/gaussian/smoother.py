@@ -70,7 +70,7 @@ def kalman_smoother(filtered: Filtered, passes: Passes) -> Moments:
         IncompatibleMethod: The noise of an observation is not positive definite; or a scan loses digits.
         NonFinite: A mean is not finite, at which time.
     """
-    need_noise(filtered.space, "the smoother", "give it a variance, however small; the filter takes singular noise")
+    need_noise(filtered.space, "the smoother", "give it a small variance; the filter takes singular noise")
     backward = _backward(filtered.space, passes)
     covariances = shrunk(filtered.correction.covariances, backward.ahead)
     known = filtered.moments.means

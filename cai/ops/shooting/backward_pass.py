@@ -202,35 +202,39 @@ def _rule(model: LocalModel, work: _Workspace) -> Callable[[int, Tensor | None],
     rows = layout.empty(1, model.moves.shape[1], m, n + m + 1, like=model.moves)
     (regular,), (curvature,), (sides,) = (layout.steps(part) for part in (rows, rows[..., :m], rows[..., m:]))
 
-    def free(t: int, added: Tensor | None) -> None:
+    def parts(added: Tensor | None) -> tuple[Tensor, Tensor]:
+        """H~_uu and H~_uy."""
         if added is None:
-            torch.neg(layout.solve(work.huu, work.huy), out=work.gain)
-        else:
-            torch.add(work.hu, added, out=regular)
-            torch.neg(layout.solve(curvature, sides), out=work.gain)
+            return work.huu, work.huy
+        torch.add(work.hu, added, out=regular)
+        return curvature, sides
+
+    def unlimited(t: int, added: Tensor | None) -> None:
+        torch.neg(layout.solve(*parts(added)), out=work.gain)
 
     if model.low is None or model.high is None:
-        return free
+        return unlimited
     low, high = (
         layout.steps(layout.empty(*bound.shape, 1, like=rows).copy_(bound[..., None]))
         for bound in (model.low, model.high)
     )
 
-    def single_within(t: int, added: Tensor | None) -> None:
-        free(t, added)
+    def single(t: int, added: Tensor | None) -> None:
+        hessian, side = parts(added)
+        torch.div(side, hessian.abs(), out=work.gain).neg_()  # downhill, whatever the sign: see `_is_descent`
         allowed = work.offset.clamp(low[t], high[t])
         work.gain.mul_(allowed == work.offset)
         work.offset.copy_(allowed)
 
-    def several_within(t: int, added: Tensor | None) -> None:
-        free(t, added)
+    def several(t: int, added: Tensor | None) -> None:
+        hessian, side = held_back(*map(layout.batch_last, (*parts(added), low[t], high[t])))
+        torch.neg(layout.solve(layout.own(hessian), layout.own(side)), out=work.gain)
         if ((work.offset >= low[t]) & (work.offset <= high[t])).all():
             return
-        parts = (work.huu, work.huy) if added is None else (curvature, sides)
-        hessian, side, gain, bottom, top = map(layout.batch_last, (*parts, work.gain, low[t], high[t]))
+        gain, bottom, top = map(layout.batch_last, (work.gain, low[t], high[t]))
         gain.copy_(clamped_gains(hessian, side, gain, bottom[:, 0], top[:, 0]))
 
-    return single_within if m == 1 else several_within
+    return single if m == 1 else several
 
 
 def _add_bend(h: Tensor, slope: Tensor, bend: Tensor | None) -> None:
