@@ -44,8 +44,7 @@ class OpenLoopPosterior(Posterior):
             ValueError: A time outside the horizon, or a batch that is not the plan's.
         """
         shape = tuple(state.shape if isinstance(state, Tensor) else np.shape(state))
-        action = self.trajectory.actions[:, int(state_index(t, self.graph.horizon, "t"))]
-        action = action.reshape(*self.expected_returns.shape, action.shape[-1])
+        action = self.plan[..., int(state_index(t, self.graph.horizon, "t")), :]
         try:
             mean = action.expand(*torch.broadcast_shapes(shape[:-1], action.shape[:-1]), action.shape[-1])
         except RuntimeError:
@@ -58,6 +57,11 @@ class OpenLoopPosterior(Posterior):
     def expected_return(self) -> Tensor:
         """What the plan returns, discounted, terminal reward included: 0-dim (or `[*batch]`), reward units."""
         return self.expected_returns
+
+    @property
+    def plan(self) -> Tensor:
+        """The actions, `[*batch, T, m]`."""
+        return self.trajectory.actions.reshape(*self.expected_returns.shape, *self.trajectory.actions.shape[1:])
 
     @property
     def most_probable_trajectory(self) -> Trajectories:

@@ -29,6 +29,7 @@ from cai.graph.trajectory_graph import TrajectoryGraph
 from cai.inference.method import AbstractMethod, Progress
 from cai.inference.open_loop import OpenLoopPosterior
 from cai.inference.stats import Stats
+from cai.methods.guesses import fitted, flattened, shifted
 from cai.ops.gaussian.existence import root_of
 from cai.ops.shooting.direct import Descent, begin, descend, expected_costs, finished, rolled_out
 from cai.ops.shooting.problem import ShootingProblem, SumOfCosts
@@ -42,11 +43,11 @@ class PlanningState:
     """Where the planner stands.
 
     Attributes:
-        read: The graph as a trajectory optimisation problem.
+        world: The graph as a trajectory optimisation problem.
         descent: The descent.
     """
 
-    read: ShootingGraph
+    world: ShootingGraph
     descent: Descent
 
 
@@ -68,7 +69,8 @@ class GradientPlanner(AbstractMethod):
         num_samples: Draws of the noise that the return is averaged over; 0 plans for the mean dynamics.
         tolerance: Stops once no entry of the (projected) gradient exceeds it, reward units per action unit; 0 takes all
             steps.
-        initial_actions: Where to begin, `[*batch, T, m]`.
+        initial_actions: Where to begin, `[*batch, T, m]`. A shorter plan is continued by its last action, a longer one
+            is cut.
     """
 
     num_steps: int = 300
@@ -77,7 +79,7 @@ class GradientPlanner(AbstractMethod):
     restart_scale: float = 0.5
     num_samples: int = 0
     tolerance: float = 0.0
-    initial_actions: Tensor | None = None
+    initial_actions: Any = None
 
     def __post_init__(self) -> None:
         for name, least in (("num_steps", 1), ("num_restarts", 1), ("num_samples", 0)):
@@ -97,43 +99,34 @@ class GradientPlanner(AbstractMethod):
 
     def init(self, graph: TrajectoryGraph, seed: int | None) -> PlanningState:
         """Reads the graph, and draws restarts and noise."""
-        read = shooting_graph(graph)
-        problem, like = read.problem, read.problem.start
+        world = shooting_graph(graph)
+        problem, like = world.problem, world.problem.start
         with seeded(seed, like.device), torch.no_grad():
-            actions = self._first_plan(read)[:, None].repeat(1, self.num_restarts, 1, 1)
-            actions[:, 1:] += self._spread(read) * torch.randn_like(actions[:, 1:])
-            disturbances = self._disturbances(graph, read) if self.num_samples else None
+            actions = self._first_plan(world)[:, None].repeat(1, self.num_restarts, 1, 1)
+            actions[:, 1:] += self._spread(world) * torch.randn_like(actions[:, 1:])
+            disturbances = self._disturbances(graph, world) if self.num_samples else None
         if problem.limits is not None:
             actions = actions.clamp(problem.limits.low, problem.limits.high)
-        return PlanningState(read, begin(actions, disturbances))
+        return PlanningState(world, begin(actions, disturbances))
 
-    def _first_plan(self, read: ShootingGraph) -> Tensor:
+    def _first_plan(self, world: ShootingGraph) -> Tensor:
         """`[T, B, m]`."""
-        problem, start = read.problem, read.problem.start
-        shape = (len(start), problem.horizon, problem.num_actions)
-        if self.initial_actions is None:
-            return _middle(read).expand(shape).transpose(0, 1)
-        given = torch.as_tensor(self.initial_actions).to(start)
-        try:
-            whole = given.expand(*read.batch_shape, *shape[1:]).reshape(shape)
-        except RuntimeError:
-            raise ValueError(
-                f"GradientPlanner: initial_actions is {list(given.shape)}, expected "
-                f"{[*read.batch_shape, *shape[1:]]}: batch, time, action"
-            ) from None
-        return whole.transpose(0, 1)
+        problem, name = world.problem, "GradientPlanner: initial_actions"
+        size = (problem.horizon, problem.num_actions)
+        given = _middle(world)[None] if self.initial_actions is None else self.initial_actions
+        return flattened(fitted(given, problem.horizon, name), world, size, name)
 
-    def _spread(self, read: ShootingGraph) -> Tensor:
+    def _spread(self, world: ShootingGraph) -> Tensor:
         """Standard deviation of restarts, `[m]`."""
-        limits = read.problem.limits
-        whole = torch.ones_like(_middle(read))
+        limits = world.problem.limits
+        whole = torch.ones_like(_middle(world))
         if limits is None:
             return self.restart_scale * whole
         half = 0.5 * (limits.high - limits.low)
         return self.restart_scale * torch.where(torch.isfinite(half), half, whole)
 
-    def _disturbances(self, graph: TrajectoryGraph, read: ShootingGraph) -> Tensor | None:
-        problem, batch = read.problem, read.batch_shape
+    def _disturbances(self, graph: TrajectoryGraph, world: ShootingGraph) -> Tensor | None:
+        problem, batch = world.problem, world.batch_shape
         size, n = problem.start.shape
         noise = graph.dynamics.noise(n)
         if noise is None:
@@ -150,7 +143,7 @@ class GradientPlanner(AbstractMethod):
         Raises:
             NonFinite: No restart of some batch element has a finite return at the first step.
         """
-        descent = descend(state.read.problem, state.descent, self.learning_rate)
+        descent = descend(state.world.problem, state.descent, self.learning_rate)
         lost = torch.isinf(descent.best_costs).all(0)
         if lost.any():
             element = int(lost.nonzero()[0])
@@ -169,7 +162,7 @@ class GradientPlanner(AbstractMethod):
 
     def posterior(self, graph: TrajectoryGraph, state: PlanningState, seconds: float) -> OpenLoopPosterior:
         """Wraps the best plan."""
-        problem = state.read.problem
+        problem = state.world.problem
         descent = finished(problem, state.descent)
         converged = self._is_converged(descent)
         if self.tolerance > 0.0 and not converged:
@@ -180,13 +173,13 @@ class GradientPlanner(AbstractMethod):
         best = descent.best_costs.argmin(0)
         actions = descent.best[:, best, torch.arange(len(best), device=best.device)]
         stats = Stats(descent.num_steps, converged, descent.residual, math.inf, seconds, ("expected_return", "policy"))
-        rewarded = _without_prior(state.read)
+        rewarded = _without_prior(state.world)
         with torch.no_grad():
             states = rolled_out(problem, actions)
             rewards = -rewarded.costs(states, actions)[:-1]
             returns = -expected_costs(rewarded, actions[:, None], descent.disturbances)[0]
         trajectory = Trajectories(*(part.transpose(0, 1) for part in (states, actions, rewards)))
-        return OpenLoopPosterior(graph, self, stats, trajectory, returns.reshape(state.read.batch_shape))
+        return OpenLoopPosterior(graph, self, stats, trajectory, returns.reshape(state.world.batch_shape))
 
     def progress(self, state: PlanningState, seconds: float) -> Progress:
         """Says where the descent stands."""
@@ -196,31 +189,28 @@ class GradientPlanner(AbstractMethod):
         """Goes on from a checkpoint, bit for bit."""
         return replace(state, descent=checkpoint)
 
-    def warm_started(self, posterior: OpenLoopPosterior, *, shift: int = 0) -> GradientPlanner:
-        """Gives the method with an earlier plan for its first, `shift` steps later; the last action is repeated.
+    def warm_started(self, posterior: Any, *, shift: int = 1) -> GradientPlanner:
+        """Gives the method with what is left of an earlier plan for its first guess.
 
         Args:
-            posterior: An answer of this method.
-            shift: How many steps have passed since that plan.
+            posterior: An answer of this method, or another that has a `plan`, `[*batch, T, m]`.
+            shift: How many steps have been taken since.
         """
-        actions = posterior.trajectory.actions
-        shift = min(shift, actions.shape[1] - 1)
-        later = torch.cat([actions[:, shift:], actions[:, -1:].expand(-1, shift, -1)], 1)
-        return replace(self, initial_actions=later.reshape(*posterior.expected_returns.shape, *later.shape[1:]))
+        return replace(self, initial_actions=shifted(posterior.plan, shift))
 
 
-def _without_prior(read: ShootingGraph) -> ShootingProblem:
+def _without_prior(world: ShootingGraph) -> ShootingProblem:
     """The problem of the rewards alone."""
-    cost = read.problem.cost
-    if read.prior is None:
-        return read.problem
+    cost = world.problem.cost
+    if world.prior is None:
+        return world.problem
     assert isinstance(cost, SumOfCosts)
-    return replace(read.problem, cost=cost.parts[0])
+    return replace(world.problem, cost=cost.parts[0])
 
 
-def _middle(read: ShootingGraph) -> Tensor:
+def _middle(world: ShootingGraph) -> Tensor:
     """Zero, or the middle of the limits where both are finite: `[m]`."""
-    problem = read.problem
+    problem = world.problem
     zero = problem.start.new_zeros(problem.num_actions)
     if problem.limits is None:
         return zero

@@ -32,7 +32,8 @@ def first_actions(given: Any, world: ShootingGraph, *, noise: float, seed: int |
     if given is None:
         actions = problem.start.new_zeros(problem.horizon, len(problem.start), problem.num_actions)
     else:
-        actions = flattened(fitted(given, problem.horizon, f"{name}: initial_actions"), world, size, name)
+        what = f"{name}: initial_actions"
+        actions = flattened(fitted(given, problem.horizon, what), world, size, what)
     if noise:
         with seeded(seed, actions.device) as generator:
             drawn = torch.randn(actions.shape, dtype=actions.dtype, device=actions.device, generator=generator)
@@ -46,7 +47,7 @@ def fitted(given: Any, horizon: int, name: str) -> Tensor:
     Raises:
         ValueError: No actions at all.
     """
-    actions = as_numbers(given, name)
+    actions = as_numbers(given, name).detach()
     if actions.dim() < 2 or not actions.shape[-2]:
         raise ValueError(f"{name}: expected [*batch, T, m], got {list(actions.shape)}")
     missing = horizon - actions.shape[-2]
@@ -61,7 +62,7 @@ def flattened(given: Any, world: ShootingGraph, size: tuple[int, int], name: str
     Raises:
         ValueError: Another shape, or numbers that are not finite.
     """
-    start, guess = world.problem.start, as_numbers(given, name)
+    start, guess = world.problem.start, as_numbers(given, name).detach()
     expected = torch.Size((*world.batch_shape, *size))
     try:
         guess = guess.to(start).expand(expected)

@@ -45,7 +45,7 @@ def curved_graph(**options: Any) -> cai.TrajectoryGraph:
     )
 
 
-LONG = {"num_steps": 3000, "learning_rate": 0.01}
+LONG = {"num_steps": 1000, "learning_rate": 0.02}
 
 
 def test_the_optimum_of_a_linear_quadratic_problem() -> None:
@@ -69,12 +69,12 @@ def test_discount_and_prior_are_part_of_the_optimum() -> None:
 def test_noise_moves_the_return_and_not_the_plan() -> None:
     """Of a linear-quadratic problem: the best open loop under noise is that without, its return lower by a constant."""
     calm = cai.infer(linear_graph(), GradientPlanner(**LONG))
-    rough = cai.infer(linear_graph(noise=0.01), GradientPlanner(num_samples=4000, **LONG), seed=1)
-    assert float((rough.trajectory.actions - calm.trajectory.actions).abs().max()) < 0.05
+    rough = cai.infer(linear_graph(noise=0.01), GradientPlanner(num_samples=1000, num_steps=400, learning_rate=0.02), seed=1)
+    assert float((rough.trajectory.actions - calm.trajectory.actions).abs().max()) < 0.1
     runs = rough.sample(20_000, seed=2)
     ends = -1.5 * (runs.states[:, -1] ** 2).sum(-1)
     returns = runs.returns() + ends
-    error = 4.0 * float(returns.std()) * (1 / 20_000 + 1 / 4000) ** 0.5
+    error = 4.0 * float(returns.std()) * (1 / 20_000 + 1 / 1000) ** 0.5
     assert abs(float(rough.expected_return) - float(returns.mean())) < error
     assert float(rough.expected_return) < float(calm.expected_return)
 
@@ -125,8 +125,9 @@ def test_warm_start_begins_where_the_shifted_plan_is() -> None:
     first = cai.infer(linear_graph(), GradientPlanner(num_steps=50))
     method = first.method.warm_started(first, shift=2)
     actions = first.trajectory.actions[0]
-    assert torch.equal(method.initial_actions[:-2], actions[2:])
-    assert torch.equal(method.initial_actions[-2:], actions[-1:].expand(2, -1))
+    assert torch.equal(method.initial_actions, actions[2:])
+    begun = cai.infer(linear_graph(), cai.GradientPlanner(num_steps=1, learning_rate=0.0, initial_actions=actions[2:]))
+    assert torch.equal(begun.plan, torch.cat([actions[2:], actions[-1:].expand(2, -1)]))
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
@@ -208,5 +209,5 @@ def test_bad_graphs_and_first_plans_are_refused() -> None:
         cai.infer(linear_graph(horizon=None), GradientPlanner())
     with pytest.raises(cai.IncompatibleMethod, match="differentiated"):
         cai.infer(cai.load_model("gridworld", horizon=5), GradientPlanner())
-    with pytest.raises(ValueError, match="initial_actions is \\[3, 1\\], expected \\[8, 1\\]"):
-        cai.infer(linear_graph(), GradientPlanner(initial_actions=torch.zeros(3, 1)))
+    with pytest.raises(ValueError, match="initial_actions: expected \\[8, 1\\], or what broadcasts to it"):
+        cai.infer(linear_graph(), GradientPlanner(initial_actions=torch.zeros(3, 2)))

@@ -275,7 +275,7 @@ def test_several_limited_actions_against_a_constrained_optimiser() -> None:
 
 def test_explicit_limits_join_those_of_the_space() -> None:
     graph = pendulum((1.0, 0.0), limit=2.0)
-    inner = asked(graph, limits=(-0.5, torch.tensor([0.4])))
+    inner = asked(graph, limits=(-0.5, np.array([0.4])))
     assert float(inner.plan.min()) >= -0.5
     assert float(inner.plan.max()) <= 0.4
     assert torch.equal(inner.plan, asked(pendulum((1.0, 0.0), limit=math.inf), limits=(-0.5, 0.4)).plan)
@@ -375,33 +375,22 @@ def test_functions_that_refer_to_the_whole_batch(shape: tuple[int, ...]) -> None
 
 
 def test_a_bad_element_does_not_hold_up_the_others() -> None:
-    """One element starts on a kink where no step helps; the others end where they would without it."""
+    """The reward of one element has a gradient of the wrong sign; the others end where they would without it."""
+    good = pendulum(starts(3))
+    wrong = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)
 
     def reward(x: Tensor, u: Tensor) -> Tensor:
-        return -(x[..., 0].abs() + 0.01 * u[..., 0] ** 2 + x[..., 1] ** 2)
-
-    graph = pendulum(starts(3)).replace(reward=F.FunctionReward(reward), terminal_reward=None)
-    good = pendulum(starts(3))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotConverged)
-        kinked = asked(graph, max_iterations=60)
-    alone = asked(good)
-    both = torch.cat([starts(3), starts(3)[:1]])
-    mask = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64)
-
-    def mixed(x: Tensor, u: Tensor) -> Tensor:
-        return mask * good.reward(x, u) + (1 - mask) * graph.reward(x, u)
-
-    def end(x: Tensor) -> Tensor:
-        return mask * good.terminal_reward(x)
+        value = good.reward(x, u)
+        return value + 2 * wrong * (value.detach() - value)
 
     together = good.replace(
-        initial=F.Delta(both), reward=F.FunctionReward(mixed), terminal_reward=F.FunctionReward(end)
+        initial=F.Delta(torch.cat([starts(3), starts(3)[:1]])), reward=F.FunctionReward(reward), terminal_reward=None
     )
-    with pytest.warns(NotConverged, match="1 of 4 trajectories have not converged"):
-        found = asked(together, max_iterations=60)
-    assert not kinked.stats.converged
+    with pytest.warns(NotConverged, match="1 of 4 trajectories have not converged: 0 at the limit.*1 where no step"):
+        found = asked(together)
+    alone = asked(good.replace(terminal_reward=None))
     torch.testing.assert_close(found.plan[:3], alone.plan, rtol=0, atol=1e-7)
+    torch.testing.assert_close(found.log_evidence[:3], alone.log_evidence, rtol=1e-6, atol=1e-6)
 
 
 # -- first guesses ----------------------------------------------------------------------------------------------------
@@ -443,7 +432,9 @@ def test_multiple_shooting_closes_the_gaps() -> None:
     assert (state.iterate.gaps == 0).all()
     posterior = cai.infer(graph, method)
     assert posterior.stats.converged
-    torch.testing.assert_close(posterior.plan, asked(graph).plan, rtol=0, atol=1e-5)
+    again = asked(graph, initial_actions=posterior.plan)
+    assert again.stats.num_steps == 1, "it is an optimum of the graph itself"
+    assert float(posterior.best_return) == pytest.approx(float(total(graph)(posterior.plan)), abs=1e-10)
     states = posterior.most_probable_trajectory.states[0]
     following = graph.dynamics.mean(states[:-1], posterior.plan)
     torch.testing.assert_close(states[1:], following, rtol=0, atol=1e-12)
@@ -506,7 +497,7 @@ def nan_at(which: str) -> cai.TrajectoryGraph:
 
     def rooted(x: Tensor, u: Tensor, t: int | Tensor) -> Tensor:
         bent = torch.as_tensor(t == 3) & (bad > 0)
-        return graph.reward(x, u) - torch.where(bent, u[..., 0].abs().sqrt(), 0.0)
+        return graph.reward(x, u) - torch.where(bent, u[..., 0].abs(), 1.0).sqrt()
 
     if which == "dynamics":
         fn = lambda x, u, t: spoiled(graph.dynamics.mean(x, u), t)  # noqa: E731
@@ -521,7 +512,7 @@ def nan_at(which: str) -> cai.TrajectoryGraph:
     [
         ("dynamics", "state.*at time 4, batch element 1"),
         ("reward", "reward of the first guess.*at time 3, batch element 1"),
-        ("derivative", "derivative of the reward.*at time 3, batch element"),
+        ("derivative", "derivative of the reward.*at time 3, batch element 1"),
     ],
 )
 def test_nan_is_named(which: str, message: str) -> None:
@@ -658,41 +649,42 @@ def test_what_is_missing_says_so() -> None:
 # -- Laplace's approximation ------------------------------------------------------------------------------------------
 
 
-def integrated(graph: cai.TrajectoryGraph, low: float, high: float) -> float:
-    """log of the integral of exp(return / temperature) over all plans of two steps, on a grid."""
-    edges = torch.linspace(low, high, 2001, dtype=torch.float64)
-    middle = 0.5 * (edges[1:] + edges[:-1])
-    first, second = torch.meshgrid(middle, middle, indexing="ij")
-    state = graph.initial.value.expand(2000, 2000, 2)
+def integrated(graph: cai.TrajectoryGraph, bounds: list[tuple[float, float]], cells: int = 1500) -> float:
+    """log of the integral of exp(return / temperature) over the plans of two steps in a rectangle, on a grid."""
+    edges = [torch.linspace(low, high, cells + 1, dtype=torch.float64) for low, high in bounds]
+    first, second = torch.meshgrid(*(0.5 * (edge[1:] + edge[:-1]) for edge in edges), indexing="ij")
+    state = graph.initial.value.expand(cells, cells, 2)
     value = graph.reward(state, first[..., None])
     state = graph.dynamics.mean(state, first[..., None])
     value = value + graph.reward(state, second[..., None])
     value = value + graph.terminal_reward(graph.dynamics.mean(state, second[..., None]))
-    cell = 2 * math.log((high - low) / 2000)
+    cell = sum(math.log((high - low) / cells) for low, high in bounds)
     return float(torch.logsumexp((value / graph.temperature).flatten(), 0)) + cell
 
 
 def test_laplace_evidence_is_the_integral_at_low_temperature() -> None:
     """The error of Laplace's method is of the order of the temperature: a tenth of it, a tenth of the error."""
     errors = []
-    for temperature in (0.01, 0.001):
+    for temperature in (0.1, 0.01):
         graph = pendulum((1.0, 0.0), limit=math.inf, horizon=2, temperature=temperature)
-        posterior = asked(graph, expansion=cai.methods.SecondOrder())
-        middle, width = posterior.plan.flatten(), 10 * math.sqrt(temperature) * 10
-        low, high = float(middle.min()) - width, float(middle.max()) + width
-        errors.append(abs(float(posterior.log_evidence) - integrated(graph, low, high)))
-    assert errors[0] < 0.05
-    assert errors[1] < 0.2 * errors[0]
+        posterior = asked(graph, expansion=cai.methods.SecondOrder(), tolerance=1e-14)
+        reach = 70 * math.sqrt(temperature)
+        bounds = [(float(action) - reach, float(action) + reach) for action in posterior.plan]
+        errors.append(abs(float(posterior.log_evidence) - integrated(graph, bounds)))
+    assert errors[0] < 1e-3
+    assert errors[1] < 0.15 * errors[0]
 
 
 def test_laplace_evidence_at_a_limit_is_the_integral_over_the_box() -> None:
     """Both actions stand at their limits; the prior is uniform on the box."""
     errors = []
-    for temperature in (1e-3, 1e-4):
+    for temperature in (1e-2, 1e-3):
         graph = pendulum((1.0, 0.5), limit=0.1, horizon=2, temperature=temperature)
         posterior = asked(graph)
-        assert (posterior.plan.abs() == 0.1).all()
-        exact = integrated(graph, -0.1, 0.1) - 2 * math.log(0.2)
+        assert (posterior.plan == -0.1).all()
+        slopes = torch.func.grad(total(graph))(posterior.plan.flatten())
+        reaches = [min(0.2, 60 * temperature / abs(float(slope))) for slope in slopes]
+        exact = integrated(graph, [(-0.1, -0.1 + reach) for reach in reaches]) - 2 * math.log(0.2)
         errors.append(abs(float(posterior.log_evidence) - exact))
-    assert errors[0] < 0.05
-    assert errors[1] < 0.2 * errors[0]
+    assert errors[0] < 0.02
+    assert errors[1] < 0.15 * errors[0]

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cai.ops.shooting.box_qp import clamped_gains
+from cai.ops.shooting.box_qp import clamped_at_zero, clamped_gains, is_definite, without
 from cai.ops.shooting.layouts import AbstractLayout
 
 
@@ -73,6 +73,7 @@ class BackwardPass:
         gains: [K k], `[T, B, m, n + 1]`.
         values: [P p], `[T + 1, B, n, n + 1]`.
         rows: H_u, unregularised, `[T, B, m, m + n + 1]`.
+        curvatures: H~_uu, regularised, `[T, B, m, m]`.
         slope: sum_t gamma^t k'H_u1, `[B]`, float64: the first derivative of the cost by the step size.
         bend: sum_t gamma^t k'H_uu k, `[B]`, float64: the second.
         definite: Whether all H~_uu are positive definite and finite, `[B]`, bool.
@@ -81,6 +82,7 @@ class BackwardPass:
     gains: Tensor
     values: Tensor
     rows: Tensor
+    curvatures: Tensor
     slope: Tensor
     bend: Tensor
     definite: Tensor
@@ -91,17 +93,27 @@ class BackwardPass:
 
     def select(self, index: Tensor) -> BackwardPass:
         """Gives the passes of some batch elements; `index` is `[k]`."""
-        timed = (self.gains[:, index], self.values[:, index], self.rows[:, index])
+        timed = (part[:, index] for part in (self.gains, self.values, self.rows, self.curvatures))
         return BackwardPass(*timed, self.slope[index], self.bend[index], self.definite[index])
 
 
 def backward_pass(model: LocalModel, regularisation: Tensor) -> BackwardPass:
     """Computes gains and values, from the end to the start.
 
+    Where limits are given, H~_uu need only be positive definite in the controls that do not stand at a limit and push
+    against it already.
+
     Args:
         model: The problem around a trajectory.
         regularisation: mu >= 0, `[B]`, cost units over squared state units.
     """
+    backward = _passed(model, regularisation, holds=False)
+    if model.low is not None and model.num_actions > 1 and not backward.definite.all():
+        return _passed(model, regularisation, holds=True)
+    return backward
+
+
+def _passed(model: LocalModel, regularisation: Tensor, *, holds: bool) -> BackwardPass:
     layout, n, m = model.layout, model.num_states, model.num_actions
     num_steps, batch = model.moves.shape[:2]
     rows = layout.empty(num_steps, batch, m, n + m + 1, like=model.moves)
@@ -109,7 +121,7 @@ def backward_pass(model: LocalModel, regularisation: Tensor) -> BackwardPass:
     values = layout.empty(num_steps + 1, batch, n, n + 1, like=model.moves)
     values[-1] = model.end
     work = _Workspace(model)
-    rule, added = _rule(model, work), _regularising(model, regularisation)
+    rule, added = _rule(model, work, holds=holds), _regularising(model, regularisation)
     moves, turned = layout.steps(model.moves), layout.transposed(model.moves[..., :n, :-1])
     slopes, all_rows, all_gains, all_values = map(layout.steps, (model.slopes, rows, gains, values))
     for t in range(num_steps - 1, -1, -1):
@@ -196,8 +208,12 @@ def _regularising(model: LocalModel, regularisation: Tensor) -> tuple[Tensor, ..
     return model.layout.steps(added)
 
 
-def _rule(model: LocalModel, work: _Workspace) -> Callable[[int, Tensor | None], None]:
-    """Gives what computes the gains of step t, once H is there, with what regularises its rows: by limits or none."""
+def _rule(model: LocalModel, work: _Workspace, *, holds: bool) -> Callable[[int, Tensor | None], None]:
+    """Gives what computes the gains of step t, once H is there, with what regularises its rows.
+
+    Without limits the system is solved; one control with limits is clamped; several are a quadratic programme, which
+    first holds back what is clamped already where H_uu is indefinite.
+    """
     layout, m, n = model.layout, model.num_actions, model.num_states
     rows = layout.empty(1, model.moves.shape[1], m, n + m + 1, like=model.moves)
     (regular,), (curvature,), (sides,) = (layout.steps(part) for part in (rows, rows[..., :m], rows[..., m:]))
@@ -221,20 +237,29 @@ def _rule(model: LocalModel, work: _Workspace) -> Callable[[int, Tensor | None],
 
     def single(t: int, added: Tensor | None) -> None:
         hessian, side = parts(added)
-        torch.div(side, hessian.abs(), out=work.gain).neg_()  # downhill, whatever the sign: see `_is_descent`
+        torch.div(side, hessian.abs(), out=work.gain).neg_()  # downhill: at a limit that it pushes against it stays
         allowed = work.offset.clamp(low[t], high[t])
         work.gain.mul_(allowed == work.offset)
         work.offset.copy_(allowed)
 
     def several(t: int, added: Tensor | None) -> None:
-        hessian, side = held_back(*map(layout.batch_last, (*parts(added), low[t], high[t])))
-        torch.neg(layout.solve(layout.own(hessian), layout.own(side)), out=work.gain)
+        hessian, side = parts(added)
+        torch.neg(layout.solve(hessian, side), out=work.gain)
         if ((work.offset >= low[t]) & (work.offset <= high[t])).all():
             return
-        gain, bottom, top = map(layout.batch_last, (work.gain, low[t], high[t]))
+        hessian, side, gain, bottom, top = map(layout.batch_last, (hessian, side, work.gain, low[t], high[t]))
         gain.copy_(clamped_gains(hessian, side, gain, bottom[:, 0], top[:, 0]))
 
-    return single if m == 1 else several
+    def careful(t: int, added: Tensor | None) -> None:
+        bottom, top = layout.batch_first(low[t])[..., 0], layout.batch_first(high[t])[..., 0]
+        hessian, side = map(layout.batch_first, parts(added))
+        held = clamped_at_zero(side[..., n], bottom, top) & ~is_definite(hessian)[:, None]
+        hessian, side = without(held, hessian), torch.where(held[..., None], 0.0, side)
+        gain = -torch.linalg.solve_ex(hessian, side).result
+        turned = (part.movedim(0, -1) for part in (hessian, side, gain, bottom, top))
+        layout.batch_last(work.gain).copy_(clamped_gains(*turned))
+
+    return single if m == 1 else careful if holds else several
 
 
 def _add_bend(h: Tensor, slope: Tensor, bend: Tensor | None) -> None:
@@ -253,12 +278,8 @@ def _assembled(model: LocalModel, gains: Tensor, values: Tensor, rows: Tensor, r
     b = model.moves[..., :n, :m]
     size = regularisation.to(b.dtype)[:, None, None]
     curvatures = rows[..., :m] + size * (b.mT @ b) if (size > 0).any() else rows[..., :m]
-    definite = is_definite(curvatures).all(0) & torch.isfinite(slope + bend)
-    return BackwardPass(gains, values, rows, slope, bend, definite)
-
-
-def is_definite(matrices: Tensor) -> Tensor:
-    """Says which symmetric matrices `[..., m, m]` are positive definite: `[...]`, bool."""
-    if matrices.shape[-1] == 1:
-        return matrices[..., 0, 0] > 0
-    return torch.linalg.cholesky_ex(matrices).info == 0
+    definite = is_definite(curvatures)
+    if model.low is not None and model.high is not None and not definite.all():
+        definite |= is_definite(without(clamped_at_zero(rows[..., -1], model.low, model.high), curvatures))
+    definite = definite.all(0) & torch.isfinite(slope + bend)
+    return BackwardPass(gains, values, rows, curvatures, slope, bend, definite)

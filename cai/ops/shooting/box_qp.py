@@ -113,12 +113,33 @@ def _clamped_pair(hessian: Tensor, sides: Tensor, gains: Tensor, low: Tensor, hi
     return clamped
 
 
+def clamped_at_zero(slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Says which controls would leave the box at once if they went downhill from zero: `[*batch, m]`, bool.
+
+    Args:
+        slope: The gradient at zero, `[*batch, m]`.
+        low: `[*batch, m]`, at most zero.
+        high: `[*batch, m]`, at least zero.
+    """
+    return ((low >= 0) & (slope > 0)) | ((high <= 0) & (slope < 0))
+
+
+def without(held: Tensor, hessian: Tensor) -> Tensor:
+    """Puts the identity into the rows and columns of controls: H, `[*batch, m, m]`, held `[*batch, m]`, bool."""
+    identity = torch.eye(hessian.shape[-1], dtype=hessian.dtype, device=hessian.device)
+    return torch.where(held[..., :, None] | held[..., None, :], identity, hessian)
+
+
+def is_definite(matrices: Tensor) -> Tensor:
+    """Says which symmetric matrices `[..., m, m]` are positive definite: `[...]`, bool."""
+    if matrices.shape[-1] == 1:
+        return matrices[..., 0, 0] > 0
+    return torch.linalg.cholesky_ex(matrices).info == 0
+
+
 def _solve_free(hessian: Tensor, sides: Tensor, free: Tensor) -> Tensor:
     """Solves H_ff X_f = S_f for the free controls f, and gives X with zero rows for the others: `[*batch, m, k]`."""
-    pairs = free[..., :, None] & free[..., None, :]
-    identity = torch.eye(hessian.shape[-1], dtype=hessian.dtype, device=hessian.device)
-    kept = torch.where(free[..., None], sides, 0.0)
-    return torch.linalg.solve_ex(torch.where(pairs, hessian, identity), kept).result
+    return torch.linalg.solve_ex(without(~free, hessian), torch.where(free[..., None], sides, 0.0)).result
 
 
 def free_controls(point: Tensor, slope: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from cai.ops.shooting.backward_pass import backward_pass, with_gaps
+from cai.ops.shooting.backward_pass import BackwardPass, LocalModel, backward_pass, with_gaps
+from cai.ops.shooting.box_qp import clamped_at_zero
 from cai.ops.shooting.line_search import search
 from cai.ops.shooting.local_models import GaussNewton, SecondOrder, local_model
 from cai.ops.shooting.problem import ShootingProblem, Trajectory, need_finite
@@ -58,7 +59,7 @@ class ShootingIterate:
         rate: What its last change multiplied it by, `[B]`, float64.
         convex: Whether the next expansion is to be convex, `[B]`, bool.
         residual: The decrease that the last backward pass promised for a full step, `[B]`, float64, cost units.
-        settled: Whether that was below the tolerance, and no step has been taken since, `[B]`, bool.
+        settled: Whether the trajectory has been found stationary, and no step has been taken since, `[B]`, bool.
         converged: `[B]`, bool.
         done: Converged or given up, `[B]`, bool.
         num_steps: Iterations of each element, `[B]`, int64.
@@ -179,6 +180,11 @@ def _advanced(problem: ShootingProblem, old: ShootingIterate, options: Options) 
     moved = steps.sizes > 0
     stuck = ~moved & ~small
     converged = (small & (old.size == 0) & ~old.convex) | (stuck & old.settled)
+    stationary = _is_stationary(model, backward, old, options.tolerance)
+    at_rest = (small & stationary) | (stuck & _is_rounding(residual, old))
+    # So much regularisation had to be added that a step is worth nothing, and yet the gradient is not small.
+    hopeless = small & ~stationary & (old.rate > 1.0) & (old.size > 0)
+    hopeless |= stuck & old.convex & (old.size >= options.schedule.maximum)
     # The first remedy is a convex expansion, the second more regularisation.
     regularisation = _regularised(options.schedule, old, raised=stuck & old.convex, lowered=moved | small)
     return ShootingIterate(
@@ -190,9 +196,9 @@ def _advanced(problem: ShootingProblem, old: ShootingIterate, options: Options) 
         rate=regularisation.rate,
         convex=stuck | (old.convex & moved & (steps.sizes < 1.0)),
         residual=residual,
-        settled=~moved & (old.settled | small),
+        settled=~moved & (old.settled | (backward.definite & at_rest)),
         converged=converged,
-        done=converged | (stuck & old.convex & (old.size >= options.schedule.maximum)),
+        done=converged | hopeless,
         num_steps=old.num_steps + 1,
     )
 
@@ -210,6 +216,20 @@ def _least(old: ShootingIterate, tolerance: float) -> Tensor:
     """The decrease that is not worth a step, `[B]`: what was asked for, or what rounding hides."""
     relative = max(tolerance, 16 * torch.finfo(old.states.dtype).eps)
     return relative * old.costs.abs().clamp(min=1.0)
+
+
+def _is_rounding(residual: Tensor, old: ShootingIterate) -> Tensor:
+    """Whether a decrease is so small that rounding of the costs may hide it, `[B]`, bool."""
+    return residual.abs() <= torch.finfo(old.states.dtype).eps ** (2 / 3) * old.costs.abs().clamp(min=1.0)
+
+
+def _is_stationary(model: LocalModel, backward: BackwardPass, old: ShootingIterate, tolerance: float) -> Tensor:
+    """Whether the gradient with respect to the actions is small, `[B]`, bool, however strong the regularisation."""
+    slopes = backward.rows[..., -1]
+    if model.low is not None and model.high is not None:
+        slopes = torch.where(clamped_at_zero(slopes, model.low, model.high), 0.0, slopes)
+    greatest = (slopes.abs() * (1.0 + old.actions.abs())).amax((0, 2))
+    return greatest <= (_least(old, tolerance) * old.costs.abs().clamp(min=1.0)).sqrt()
 
 
 def _axis(name: str) -> int:

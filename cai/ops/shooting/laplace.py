@@ -31,8 +31,8 @@ from torch import Tensor
 from cai.errors import IncompatibleMethod
 from cai.ops.gaussian.problem import LinearQuadratic, QuadraticMessages, homogeneous_form
 from cai.ops.gaussian.riccati import discounted_sums
-from cai.ops.shooting.backward_pass import BackwardPass, LocalModel, backward_pass, is_definite
-from cai.ops.shooting.box_qp import free_controls
+from cai.ops.shooting.backward_pass import BackwardPass, LocalModel, backward_pass
+from cai.ops.shooting.box_qp import free_controls, is_definite, without
 from cai.ops.shooting.iteration import ShootingIterate
 from cai.ops.shooting.local_models import GaussNewton, SecondOrder, local_model
 from cai.ops.shooting.problem import ShootingProblem
@@ -93,7 +93,7 @@ class _LastPass:
         model: The expansion.
         backward: The pass.
         free: Which controls are not clamped, `[T, B, m]`, bool.
-        curvatures: H_uu, with the identity in the rows and columns of clamped controls, `[T, B, m, m]`.
+        curvatures: H~_uu, with the identity in the rows and columns of clamped controls, `[T, B, m, m]`.
         slopes: H_u [k; 0; 1], how the cost to go grows with a clamped control, `[T, B, m]`.
     """
 
@@ -109,8 +109,8 @@ def laplace(
 ) -> LocalAnswer:
     """Computes the local problem around final trajectories, and its messages.
 
-    Elements that have not converged, and all at temperature 0, may lack a positive definite H_uu: they are expanded
-    convexly then, and regularised as they were last.
+    Elements that have not converged, and all at temperature 0, may lack a positive definite H_uu: it is that of a convex
+    expansion then, regularised as they were last.
 
     Args:
         problem: The problem.
@@ -152,9 +152,7 @@ def _last_pass(
         free = torch.ones_like(offsets, dtype=torch.bool)
     else:
         free = free_controls(offsets, slopes, model.low, model.high)
-    pairs = free[..., :, None] & free[..., None, :]
-    identity = torch.eye(m, dtype=slopes.dtype, device=slopes.device)
-    return _LastPass(model, backward, free, torch.where(pairs, backward.rows[..., :m], identity), slopes)
+    return _LastPass(model, backward, free, without(~free, backward.curvatures), slopes)
 
 
 def _need_definite(definite: Tensor) -> None:

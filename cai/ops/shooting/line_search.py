@@ -3,7 +3,7 @@
 A step of size a promises the change a s + a^2 b / 2 of the cost (s the slope, b the bend of the backward pass; beyond
 a full step no more than that promises). It is accepted where it brings the share c of a promised decrease; where an
 increase is expected, since gaps are closed, where it stays below twice what is expected. Of those accepted the one of
-least cost is taken.
+least cost is taken; while there are gaps the longest, since costs along a trajectory with gaps are not to be trusted.
 
 Source: Tassa, Erez and Todorov (2012), equation 13; Mastalli et al. (2020), equation 18, for steps that close gaps.
 """
@@ -53,11 +53,14 @@ def search(problem: ShootingProblem, old: Trajectory, backward: BackwardPass, op
     expected = backward.predicted(sizes.clamp(max=1.0)[:, None])
     bar = old.costs + torch.where(expected <= 0, options.acceptance, 2.0) * expected
     good = (rollouts.costs <= bar) & backward.definite  # never so where the costs are NaN
-    best = torch.where(good, rollouts.costs, torch.inf).min(0)
-    chosen, elements = best.indices, torch.arange(old.states.shape[1], device=old.states.device)
+    chosen = torch.where(good, rollouts.costs, torch.inf).argmin(0)
+    if old.gaps is not None:
+        longest = good.to(torch.uint8).argmax(0)
+        chosen = torch.where((old.gaps != 0).any(-1).any(0), longest, chosen)
+    elements = torch.arange(old.states.shape[1], device=old.states.device)
     return Steps(
         states=rollouts.states[:, chosen, elements],
         actions=rollouts.actions[:, chosen, elements],
-        costs=best.values,
+        costs=rollouts.costs[chosen, elements],
         sizes=torch.where(good.any(0), sizes[chosen], 0.0),
     )
