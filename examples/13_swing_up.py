@@ -18,7 +18,7 @@ from cai.plan import ReplanningPolicy
 
 HANGING = torch.tensor([math.pi, 0.0], dtype=torch.float64)
 #: A plan from nothing: the best of 32 first guesses, which are random torques.
-THOROUGH = cai.ILQR(num_restarts=32, initial_noise=1.0, tolerance=1e-6)
+THOROUGH = cai.ILQR(num_restarts=32, initial_noise=2.0, tolerance=1e-6)
 EPISODES, STEPS = 5, 200
 
 
@@ -44,7 +44,7 @@ def main(*, quick: bool, out: Path | None) -> None:
 
 def swing_up() -> cai.Posterior:
     """One plan, from hanging at rest."""
-    pendulum = cai.load_model("pendulum", smooth=True, horizon=100)
+    pendulum = cai.load_model("pendulum", smooth=True, horizon=100, temperature=0.01)
     plan = cai.infer(pendulum, THOROUGH, seed=0)
     best, real = plan.most_probable_trajectory, cai.load_model("pendulum").reward
     spread = torch.stack([plan.policy(best.states[0, t], t).stddev[0] for t in range(100)])
@@ -92,7 +92,7 @@ def corners(states: Tensor, num: int) -> tuple[Tensor, Tensor]:
 def guesses() -> None:
     """Where single first guesses lead to, with the smooth reward and with the environment's."""
     print("first guess            smooth reward                environment's reward")
-    for label, noise, number in (("no torque", 0.0, 1), ("32 random ones", 1.0, 32)):
+    for label, noise, number in (("no torque", 0.0, 1), ("32 random ones", 2.0, 32)):
         texts = []
         for smooth in (True, False):
             starts = HANGING.expand(number, 2)
@@ -111,9 +111,9 @@ def angle(observation: Tensor) -> Tensor:
 
 
 def environment() -> None:
-    """An agent in Pendulum-v1 that plans ten times a second... of its time: every five steps, 2.5 seconds ahead."""
+    """An agent in Pendulum-v1 that plans every half second, two and a half seconds ahead."""
     pendulum = cai.load_model("pendulum", smooth=True, horizon=50, temperature=0.0)
-    agent = ReplanningPolicy(pendulum, THOROUGH, replan_every=5, state_of=angle, seed=0)
+    agent = ReplanningPolicy(pendulum, THOROUGH, replan_every=10, state_of=angle, seed=0)
     episodes = cai.rollout("Pendulum-v1", agent, EPISODES, seed=0)
     idle = cai.rollout("Pendulum-v1", cai.UniformPolicy(), EPISODES, seed=0)
     least = dynamic_programming()
@@ -145,13 +145,13 @@ def costs_of_a_plan() -> None:
     for label, memory in (("from the plan before", True), ("from no torque", False)):
         notes = Iterations()
         agent = ReplanningPolicy(pendulum, cai.ILQR(tolerance=1e-6), callbacks=[notes])
-        cai.rollout(pendulum, agent if memory else agent.__call__, 1, seed=0, length=40)
+        cai.rollout(pendulum, agent if memory else agent.__call__, 1, seed=0, length=15)
         print(f"each plan {label:22s} {sum(notes.counts) / len(notes.counts):5.1f} iterations")
 
 
 def noise(plan: cai.Posterior, num: int) -> dict[str, cai.Trajectories]:
     """The plan from hanging in a world with noise: as it stands, by its feedback, and made again every five steps."""
-    world = cai.load_model("pendulum", smooth=True, horizon=100, noise=0.3, start=HANGING.expand(num, 2))
+    world = cai.load_model("pendulum", smooth=True, horizon=100, noise=0.3)
     actions = plan.most_probable_trajectory.actions[0]
     again = ReplanningPolicy(
         cai.load_model("pendulum", smooth=True, horizon=50, temperature=0.0), THOROUGH, replan_every=5, seed=0
@@ -181,7 +181,8 @@ def quadrotors() -> dict[str, cai.Trajectories | cai.Posterior]:
     off = path.states[:, -1, :2].norm(dim=-1)
     print(f"12 quadrotors: {plans.stats.num_steps} iterations, at most {100 * off.max():.1f} cm off at the end")
     print(f"thrusts between {path.actions.min():.2f} and {path.actions.max():.2f} newtons")
-    gusty = cai.load_model("quadrotor", start=starts, noise=0.1)
+    anywhere = cai.factors.Gaussian(torch.zeros(6), torch.diag(torch.tensor([1.0, 1.0, 0.5, 0.5, 0.5, 0.5])))
+    gusty = cai.load_model("quadrotor", noise=0.1).replace(initial=anywhere)
     model = cai.load_model("quadrotor", horizon=40, temperature=0.0)
     agent = ReplanningPolicy(model, cai.ILQR(tolerance=1e-4, max_iterations=20), replan_every=4)
     flights = cai.rollout(gusty, agent, 12, seed=0, length=160)

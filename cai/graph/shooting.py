@@ -295,7 +295,6 @@ def _values(functions: dict[str, _Function], state: Tensor, num_actions: int) ->
 
 def _unflattened(function: _Function, batch: torch.Size) -> _Function:
     """Asks a function that refers to tensors of the whole batch with the batch dimensions that it knows."""
-
     inner = function.fn if isinstance(function, _Timed) else function
 
     def asked(state: Tensor, action: Tensor, t: Any) -> Tensor:

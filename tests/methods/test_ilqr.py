@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -363,15 +362,15 @@ def test_functions_that_refer_to_the_whole_batch(shape: tuple[int, ...]) -> None
             speed = x[..., 1] + 0.1 * (torch.sin(x[..., 0]) + u[..., 0] / mass)
             return torch.stack([x[..., 0] + 0.1 * speed, speed], -1)
 
-        return pendulum(start, limit=1.0).replace(
-            dynamics=F.DifferentiableDynamics(move, state_size=2, action_size=1)
-        )
+        return pendulum(start, limit=1.0).replace(dynamics=F.DifferentiableDynamics(move, state_size=2, action_size=1))
 
     start = torch.tensor([1.0, 0.0], dtype=torch.float64)
     together = asked(graph(masses.reshape(shape), start.expand(*shape, 2)))
     assert not shooting_graph(graph(masses.reshape(shape), start.expand(*shape, 2))).problem.divisible
     for i, mass in enumerate(masses):
-        torch.testing.assert_close(together.plan.reshape(4, 20, 1)[i], asked(graph(mass, start)).plan, rtol=0, atol=1e-7)
+        torch.testing.assert_close(
+            together.plan.reshape(4, 20, 1)[i], asked(graph(mass, start)).plan, rtol=0, atol=1e-7
+        )
 
 
 def test_a_bad_element_does_not_hold_up_the_others() -> None:
@@ -650,7 +649,7 @@ def test_what_is_missing_says_so() -> None:
 
 
 def integrated(graph: cai.TrajectoryGraph, bounds: list[tuple[float, float]], cells: int = 1500) -> float:
-    """log of the integral of exp(return / temperature) over the plans of two steps in a rectangle, on a grid."""
+    """Log of the integral of exp(return / temperature) over the plans of two steps in a rectangle, on a grid."""
     edges = [torch.linspace(low, high, cells + 1, dtype=torch.float64) for low, high in bounds]
     first, second = torch.meshgrid(*(0.5 * (edge[1:] + edge[:-1]) for edge in edges), indexing="ij")
     state = graph.initial.value.expand(cells, cells, 2)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 import cai
-from cai.ops.shooting.backward_pass import BackwardPass, LocalModel, backward_pass, with_gaps
+from cai.ops.shooting.backward_pass import BackwardPass, LocalModel, backward_pass
 from cai.ops.shooting.box_qp import box_qp, clamped_gains
 from cai.ops.shooting.convexity import semidefinite
 from cai.ops.shooting.expansions import curvature, jacobians, second_derivatives
+from cai.ops.shooting.gaps import with_gaps
 from cai.ops.shooting.layouts import AbstractLayout, BatchFirst, BatchLast, layout_of
 from cai.ops.shooting.local_models import GaussNewton, SecondOrder, local_model
 from cai.ops.shooting.parts import FunctionCost, FunctionDynamics, LinearDynamics, QuadraticCost
@@ -38,7 +39,9 @@ def swing(state: Tensor, action: Tensor, t: int | Tensor = 0) -> Tensor:
 
 
 def price(state: Tensor, action: Tensor, t: int | Tensor = 0) -> Tensor:
-    return (state**4).sum(-1) / 4 + torch.exp(0.3 * action[..., 0]) + (action**2).sum(-1) + state[..., 0] * action[..., 1]
+    return (
+        (state**4).sum(-1) / 4 + torch.exp(0.3 * action[..., 0]) + (action**2).sum(-1) + state[..., 0] * action[..., 1]
+    )
 
 
 def end_price(state: Tensor, action: Tensor, t: int | Tensor = 0) -> Tensor:
@@ -129,7 +132,9 @@ class Untransformed(torch.autograd.Function):
     ids=["numpy", "autograd.Function"],
 )
 def test_what_torch_func_cannot_do_says_what_to_change(fn: Callable[[Tensor, Tensor], Tensor]) -> None:
-    with pytest.raises(cai.IncompatibleMethod, match="my model cannot be differentiated by torch.func.*torch operations"):
+    with pytest.raises(
+        cai.IncompatibleMethod, match="my model cannot be differentiated by torch.func.*torch operations"
+    ):
         jacobians(fn, normal(4, N), normal(4, M), name="my model")
 
 
@@ -349,7 +354,9 @@ def test_the_promised_bend_is_that_of_a_linear_quadratic_cost() -> None:
         if gaps is not None:
             for t in range(6):
                 moved[t + 1] = linear(moved[t], actions[t], t) - gaps[t]
-        model = local_model(problem, Trajectory(moved, actions, problem.total_cost(moved, actions), gaps), GaussNewton())
+        model = local_model(
+            problem, Trajectory(moved, actions, problem.total_cost(moved, actions), gaps), GaussNewton()
+        )
         backward = backward_pass(model, torch.zeros(4, dtype=torch.float64))
         backward = backward if gaps is None else with_gaps(model, backward)
         tried = sizes(1.0, 0.5, 0.1)
@@ -372,7 +379,9 @@ def test_step_sizes_together_are_those_alone() -> None:
 def test_no_step_stays_on_the_trajectory_and_a_full_one_closes_gaps() -> None:
     problem = swinging()
     old, backward = passed(problem, gaps=True)
-    stay, move = closed_loop(problem, old.states, old.actions, backward.gains, sizes(0.0, 1.0), old.gaps).states.unbind(1)
+    stay, move = closed_loop(problem, old.states, old.actions, backward.gains, sizes(0.0, 1.0), old.gaps).states.unbind(
+        1
+    )
     torch.testing.assert_close(stay, old.states, rtol=0, atol=1e-12)
     moved = closed_loop(problem, old.states, old.actions, backward.gains, sizes(1.0), old.gaps)
     rolled = open_loop(problem, moved.actions[:, 0])

@@ -21,7 +21,7 @@ Todorov (2004); Jacobson and Mayne (1970).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -91,11 +91,6 @@ class BackwardPass:
         """Gives the expected change of the cost for a step size: below zero for a descent; `[..., B]`."""
         return step_size * self.slope + 0.5 * step_size**2 * self.bend
 
-    def select(self, index: Tensor) -> BackwardPass:
-        """Gives the passes of some batch elements; `index` is `[k]`."""
-        timed = (part[:, index] for part in (self.gains, self.values, self.rows, self.curvatures))
-        return BackwardPass(*timed, self.slope[index], self.bend[index], self.definite[index])
-
 
 def backward_pass(model: LocalModel, regularisation: Tensor) -> BackwardPass:
     """Computes gains and values, from the end to the start.
@@ -122,10 +117,10 @@ def _passed(model: LocalModel, regularisation: Tensor, *, holds: bool) -> Backwa
     values[-1] = model.end
     work = _Workspace(model)
     rule, added = _rule(model, work, holds=holds), _regularising(model, regularisation)
-    moves, turned = layout.steps(model.moves), layout.transposed(model.moves[..., :n, :-1])
+    moves, turned = layout.steps(model.moves), layout.factors(model.moves[..., :n, :-1].mT)
     slopes, all_rows, all_gains, all_values = map(layout.steps, (model.slopes, rows, gains, values))
     for t in range(num_steps - 1, -1, -1):
-        carried = layout.product(work.value, moves[t])
+        carried = layout.product(work.left_value, moves[t])
         if model.discount != 1.0:
             carried *= model.discount
         layout.added(slopes[t], turned[t], carried, out=work.h)
@@ -134,12 +129,12 @@ def _passed(model: LocalModel, regularisation: Tensor, *, holds: bool) -> Backwa
         all_rows[t].copy_(work.hu)
         rule(t, None if added is None else added[t])
         all_gains[t].copy_(work.gain)
-        value = layout.added(work.hxy, work.hxu, work.gain, out=work.value)
+        layout.added(work.hxy, work.left_hxu, work.gain, out=work.value)
         if added is not None or model.low is not None:  # otherwise what is added here is zero
-            rest = layout.added(work.huy, work.huu, work.gain)
-            layout.added(value, work.feedback, rest, out=value)
+            rest = layout.added(work.huy, work.left_huu, work.gain)
+            layout.added(work.value, work.left_feedback, rest, out=work.value)
         work.form.copy_(torch.lerp(work.form, work.turned_form, 0.5))
-        all_values[t].copy_(value)
+        all_values[t].copy_(work.value)
     return _assembled(model, gains, values, rows, regularisation)
 
 
@@ -154,46 +149,14 @@ class _Workspace:
         values = layout.empty(1, batch, n, n + 1, like=model.moves).copy_(model.end)
         h = layout.empty(1, batch, n + m, n + m + 1, like=model.moves)
         gains = layout.empty(1, batch, m, n + 1, like=model.moves)
-        (self.value,), (self.form,) = layout.steps(values), layout.steps(values[..., :n])
-        (self.turned_form,) = layout.transposed(values[..., :n])
-        (self.h,), (self.hu,) = layout.steps(h), layout.steps(h[..., :m, :])
-        (self.huu,), (self.huy,) = layout.steps(h[..., :m, :m]), layout.steps(h[..., :m, m:])
-        (self.hxu,), (self.hxy,) = layout.steps(h[..., m:, :m]), layout.steps(h[..., m:, m:])
-        (self.gain,), (self.offset,) = layout.steps(gains), layout.steps(gains[..., n:])
-        (self.feedback,) = layout.transposed(gains[..., :n])
-
-
-def with_gaps(model: LocalModel, backward: BackwardPass) -> BackwardPass:
-    """Takes the closing of gaps into account in what is promised: by a rollout of the linear model.
-
-    Along du = K dx + a k, dx' = F dx + B du + a d all deviations grow with a, and the quadratic model of the cost is
-    a sum w'l_w + a^2 sum w'l_ww w / 2 with w those of a = 1.
-
-    Args:
-        model: The problem around a trajectory.
-        backward: Its backward pass.
-    """
-    n = model.num_states
-    state = torch.zeros_like(model.end[..., 0])
-    joint = []
-    for gain, move in zip(backward.gains.unbind(0), model.moves[..., :n, :].unbind(0), strict=True):
-        action = torch.baddbmm(gain[..., -1:], gain[..., :-1], state[..., None])
-        both = torch.cat([action.squeeze(-1), state], -1)
-        joint.append(both)
-        state = torch.baddbmm(move[..., -1:], move[..., :-1], both[..., None]).squeeze(-1)
-    steps = _parts_along(model.slopes, torch.stack(joint))
-    end = _parts_along(model.end, state)
-    weights = model.discount ** torch.arange(len(joint) + 1, dtype=torch.float64, device=state.device)
-    slope, bend = (
-        torch.tensordot(weights, torch.cat([a, b[None]]).double(), 1) for a, b in zip(steps, end, strict=True)
-    )
-    return replace(backward, slope=slope, bend=bend, definite=backward.definite & torch.isfinite(slope + bend))
-
-
-def _parts_along(slopes: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """w'l_w and w'l_ww w, of [l_ww l_w] `[..., k, k + 1]` and w `[..., k]`."""
-    curved = (slopes[..., :-1] * direction[..., None, :]).sum(-1)
-    return (slopes[..., -1] * direction).sum(-1), (curved * direction).sum(-1)
+        forms = values[..., :n]
+        parts = (values, forms, forms.mT, h, h[..., :m, :], h[..., :m, :m], h[..., :m, m:], h[..., m:, m:], gains)
+        self.value, self.form, self.turned_form, self.h, self.hu, self.huu, self.huy, self.hxy, self.gain = (
+            layout.steps(part)[0] for part in parts
+        )
+        self.offset = layout.steps(gains[..., n:])[0]
+        left = (values, h[..., m:, :m], h[..., :m, :m], gains[..., :n].mT)
+        self.left_value, self.left_hxu, self.left_huu, self.left_feedback = (layout.factors(part)[0] for part in left)
 
 
 def _regularising(model: LocalModel, regularisation: Tensor) -> tuple[Tensor, ...] | None:
@@ -217,6 +180,8 @@ def _rule(model: LocalModel, work: _Workspace, *, holds: bool) -> Callable[[int,
     layout, m, n = model.layout, model.num_actions, model.num_states
     rows = layout.empty(1, model.moves.shape[1], m, n + m + 1, like=model.moves)
     (regular,), (curvature,), (sides,) = (layout.steps(part) for part in (rows, rows[..., :m], rows[..., m:]))
+    plainly = layout.solver(work.huu, work.huy, work.gain)
+    regularised = layout.solver(curvature, sides, work.gain)
 
     def parts(added: Tensor | None) -> tuple[Tensor, Tensor]:
         """H~_uu and H~_uy."""
@@ -226,7 +191,8 @@ def _rule(model: LocalModel, work: _Workspace, *, holds: bool) -> Callable[[int,
         return curvature, sides
 
     def unlimited(t: int, added: Tensor | None) -> None:
-        torch.neg(layout.solve(*parts(added)), out=work.gain)
+        parts(added)
+        (plainly if added is None else regularised)()
 
     if model.low is None or model.high is None:
         return unlimited
@@ -244,7 +210,7 @@ def _rule(model: LocalModel, work: _Workspace, *, holds: bool) -> Callable[[int,
 
     def several(t: int, added: Tensor | None) -> None:
         hessian, side = parts(added)
-        torch.neg(layout.solve(hessian, side), out=work.gain)
+        (plainly if added is None else regularised)()
         if ((work.offset >= low[t]) & (work.offset <= high[t])).all():
             return
         hessian, side, gain, bottom, top = map(layout.batch_last, (hessian, side, work.gain, low[t], high[t]))

@@ -20,8 +20,9 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from cai.ops.shooting.backward_pass import BackwardPass, LocalModel, backward_pass, with_gaps
+from cai.ops.shooting.backward_pass import BackwardPass, LocalModel, backward_pass
 from cai.ops.shooting.box_qp import clamped_at_zero
+from cai.ops.shooting.gaps import with_gaps
 from cai.ops.shooting.line_search import search
 from cai.ops.shooting.local_models import GaussNewton, SecondOrder, local_model
 from cai.ops.shooting.problem import ShootingProblem, Trajectory, need_finite

@@ -11,6 +11,7 @@ step: a step is `[B, rows, columns]` or `[rows, columns, B]`, and calls on numbe
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -31,20 +32,26 @@ class AbstractLayout(ABC):
         """Gives a view of each step of `[T, B, rows, columns]`, or of a block of rows and columns."""
 
     @abstractmethod
-    def transposed(self, whole: Tensor) -> tuple[Tensor, ...]:
-        """Gives a view of each step of `[T, B, rows, columns]` with rows and columns exchanged."""
+    def factors(self, whole: Tensor) -> tuple[Tensor, ...]:
+        """Gives a view of each step of `[T, B, rows, columns]` as the left factor of a product."""
 
     @abstractmethod
     def product(self, left: Tensor, right: Tensor) -> Tensor:
-        """Multiplies the matrices of two steps, `[B, i, j]` and `[B, j, k]` or with the batch last."""
+        """Multiplies a left factor by a step, `[B, i, j]` and `[B, j, k]` or with the batch last."""
 
     @abstractmethod
     def added(self, base: Tensor, left: Tensor, right: Tensor, *, out: Tensor | None = None) -> Tensor:
-        """Adds the product of two steps to a third, into `out` where that is given; shapes as for `product`."""
+        """Adds the product of a left factor and a step to a step, into `out` if given; shapes as for `product`."""
 
     @abstractmethod
-    def solve(self, matrix: Tensor, sides: Tensor) -> Tensor:
-        """Solves A X = S for positive definite A of one step; anything where A is singular. Shapes as for `product`."""
+    def solver(self, matrix: Tensor, sides: Tensor, out: Tensor) -> Callable[[], None]:
+        """Gives what writes -A^-1 S into `out`, whatever stands in A and S then; anything where A is singular.
+
+        Args:
+            matrix: A step, `[B, m, m]` or with the batch last; positive definite.
+            sides: A step, `[B, m, k]` or with the batch last.
+            out: Like `sides`.
+        """
 
     @abstractmethod
     def batch_first(self, step: Tensor) -> Tensor:
@@ -66,9 +73,9 @@ class BatchFirst(AbstractLayout):
         """Gives each step of `[T, B, rows, columns]`."""
         return whole.unbind(0)
 
-    def transposed(self, whole: Tensor) -> tuple[Tensor, ...]:
-        """Gives each step of `[T, B, rows, columns]`, transposed."""
-        return whole.mT.unbind(0)
+    def factors(self, whole: Tensor) -> tuple[Tensor, ...]:
+        """Gives each step of `[T, B, rows, columns]`."""
+        return whole.unbind(0)
 
     def product(self, left: Tensor, right: Tensor) -> Tensor:
         """Multiplies `[B, i, j]` by `[B, j, k]`."""
@@ -78,11 +85,11 @@ class BatchFirst(AbstractLayout):
         """Adds the product of `[B, i, j]` and `[B, j, k]` to `[B, i, k]`."""
         return torch.baddbmm(base, left, right, out=out)
 
-    def solve(self, matrix: Tensor, sides: Tensor) -> Tensor:
-        """Solves A X = S of `[B, m, m]` and `[B, m, k]`."""
+    def solver(self, matrix: Tensor, sides: Tensor, out: Tensor) -> Callable[[], None]:
+        """Solves systems of `[B, m, m]` and `[B, m, k]`."""
         if matrix.shape[-1] == 1:
-            return sides / matrix
-        return torch.linalg.solve_ex(matrix, sides).result
+            return lambda: torch.div(sides, matrix, out=out).neg_()  # type: ignore[return-value]
+        return lambda: torch.neg(torch.linalg.solve_ex(matrix, sides).result, out=out)  # type: ignore[return-value]
 
     def batch_first(self, step: Tensor) -> Tensor:
         """Gives `[B, rows, columns]` itself."""
@@ -105,37 +112,33 @@ class BatchLast(AbstractLayout):
         """Gives each step of `[T, B, rows, columns]`: `[rows, columns, B]`."""
         return whole.movedim(1, -1).unbind(0)
 
-    def transposed(self, whole: Tensor) -> tuple[Tensor, ...]:
-        """Gives each step of `[T, B, rows, columns]`, transposed: `[columns, rows, B]`."""
-        return whole.mT.movedim(1, -1).unbind(0)
+    def factors(self, whole: Tensor) -> tuple[Tensor, ...]:
+        """Gives each step of `[T, B, rows, columns]`: `[rows, columns, 1, B]`, or `[rows, 1, B]` of one column."""
+        last = whole.movedim(1, -1)
+        return (last if last.shape[2] == 1 else last.unsqueeze(3)).unbind(0)
 
     def product(self, left: Tensor, right: Tensor) -> Tensor:
-        """Multiplies `[i, j, B]` by `[j, k, B]`."""
-        return (left.unsqueeze(2) * right).sum(1)
+        """Multiplies `[i, j, 1, B]` by `[j, k, B]`, or `[i, 1, B]` by `[1, k, B]`."""
+        return left * right if left.dim() == 3 else (left * right).sum(1)
 
     def added(self, base: Tensor, left: Tensor, right: Tensor, *, out: Tensor | None = None) -> Tensor:
-        """Adds the product of `[i, j, B]` and `[j, k, B]` to `[i, k, B]`."""
-        if left.shape[1] == 1:
+        """Adds the product of `[i, j, 1, B]` and `[j, k, B]`, or `[i, 1, B]` and `[1, k, B]`, to `[i, k, B]`."""
+        if left.dim() == 3:
             return torch.addcmul(base, left, right, out=out)
         return torch.add(base, self.product(left, right), out=out)
 
-    def solve(self, matrix: Tensor, sides: Tensor) -> Tensor:
-        """Solves A X = S of `[m, m, B]` and `[m, k, B]`."""
+    def solver(self, matrix: Tensor, sides: Tensor, out: Tensor) -> Callable[[], None]:
+        """Solves systems of `[m, m, B]` and `[m, k, B]`."""
         if len(matrix) == 1:
-            return sides / matrix
+            return lambda: torch.div(sides, matrix, out=out).neg_()  # type: ignore[return-value]
         if len(matrix) == 2:
-            return self._solved_pair(matrix, sides)
-        first = (self.batch_first(matrix).contiguous(), self.batch_first(sides).contiguous())
-        return torch.linalg.solve_ex(*first).result.movedim(0, -1)
+            return _pair_solver(matrix, sides, out)
 
-    @staticmethod
-    def _solved_pair(matrix: Tensor, sides: Tensor) -> Tensor:
-        """Eliminates one of two unknowns; without pivots, as one may where A is positive definite."""
-        upper, lower = sides.unbind(0)
-        (a, b), (c, d) = (row.unbind(0) for row in matrix.unbind(0))
-        ratio = c / a
-        second = torch.addcmul(lower, ratio, upper, value=-1) / torch.addcmul(d, ratio, b, value=-1)
-        return torch.stack([torch.addcmul(upper, b, second, value=-1) / a, second])
+        def solve() -> None:
+            first = (self.batch_first(matrix).contiguous(), self.batch_first(sides).contiguous())
+            torch.neg(torch.linalg.solve_ex(*first).result.movedim(0, -1), out=out)
+
+        return solve
 
     def batch_first(self, step: Tensor) -> Tensor:
         """Gives `[B, rows, columns]` of `[rows, columns, B]`."""
@@ -144,6 +147,20 @@ class BatchLast(AbstractLayout):
     def batch_last(self, step: Tensor) -> Tensor:
         """Gives `[rows, columns, B]` itself."""
         return step
+
+
+def _pair_solver(matrix: Tensor, sides: Tensor, out: Tensor) -> Callable[[], None]:
+    """Eliminates one of two unknowns; without pivots, as one may where A is positive definite. Batch last."""
+    (a, b), (c, d) = (row.unbind(0) for row in matrix.unbind(0))
+    (upper, lower), (first, second) = sides.unbind(0), out.unbind(0)
+
+    def solve() -> None:
+        ratio = c / a
+        rest = torch.addcmul(d, ratio, b, value=-1).neg_()
+        torch.div(torch.addcmul(lower, ratio, upper, value=-1), rest, out=second)
+        torch.addcmul(upper, b, second, out=first).div_(a).neg_()
+
+    return solve
 
 
 def layout_of(num_states: int, num_actions: int) -> AbstractLayout:

@@ -113,11 +113,6 @@ class Trajectory:
     costs: Tensor
     gaps: Tensor | None = None
 
-    def select(self, index: Tensor) -> Trajectory:
-        """Gives the trajectories of some batch elements; `index` is `[k]`."""
-        gaps = None if self.gaps is None else self.gaps[:, index]
-        return Trajectory(self.states[:, index], self.actions[:, index], self.costs[index], gaps)
-
 
 @dataclass(frozen=True, eq=False)
 class ShootingProblem:
