@@ -8,18 +8,10 @@ import torch
 from torch import Tensor
 
 from cai.data.serialization import serializable
-from cai.factors.covariance import Covariance, point_mass
-from cai.factors.gaussian_checks import (
-    aligned,
-    as_vector,
-    batches_of,
-    common_batch,
-    common_steps,
-    read_covariance,
-    read_part,
-    step_of,
-)
-from cai.factors.linear_parts import GaussianMoments, GaussianPriorParts, times
+from cai.factors.affine_gaussian import AffineGaussian
+from cai.factors.covariance import Covariance
+from cai.factors.gaussian_checks import aligned, batches_of, common_batch, read_covariance, read_part
+from cai.factors.linear_parts import GaussianMoments, GaussianPriorParts
 
 
 @serializable
@@ -145,60 +137,50 @@ class LinearGaussianPolicy:
         return policy
 
     def _set(self, gain: Any, offset: Any, covariance: Any, *, dtype: torch.dtype | None, time_varying: bool) -> None:
-        name = "LinearGaussianPolicy"
-        self._gain = read_part(gain, f"{name} gain", ("m", "n"), dtype=dtype, time_varying=time_varying)
-        size = self._gain.shape[-2]
-        like = f"gain {list(self._gain.shape[-2:])}"
-        parts = {"gain": self._gain}
-        self._offset = self._covariance = None
-        if offset is not None:
-            self._offset = read_part(offset, f"{name} offset", ("m",), dtype=dtype, time_varying=time_varying)
-            if self._offset.shape[-1] != size:
-                raise ValueError(f"{name}: offset has {self._offset.shape[-1]} coordinates, {like} needs {size}")
-            parts["offset"] = self._offset
-        if covariance is not None:
-            self._covariance = read_covariance(
-                covariance, f"{name}: covariance", size, like, dtype=dtype, time_varying=time_varying
-            )
-            parts["covariance"] = self._covariance.value
-        self.time_varying, self._steps = time_varying, common_steps(name, parts)
-        self._batch = common_batch(name, batches_of(parts, {"gain": 2, "offset": 1, "covariance": 2}))
+        axes = {"gain": ("m", "n")}
+        self._affine = AffineGaussian(
+            "LinearGaussianPolicy", {"gain": gain}, axes, offset, covariance, dtype=dtype, time_varying=time_varying
+        )
+
+    @property
+    def time_varying(self) -> bool:
+        """Whether the parts have a time axis."""
+        return self._affine.time_varying
 
     @property
     def gain(self) -> Tensor:
         """K, `[*batch, m, n]`, or `[T or 1, *batch, m, n]` where the policy changes with time."""
-        return self._gain if self.time_varying else self._gain[0]
+        return self._affine.matrix("gain")
 
     @property
     def offset(self) -> Tensor | None:
         """k, `[*batch, m]`, with a time axis before it where the policy changes with time; None for zero."""
-        return self._offset if self._offset is None or self.time_varying else self._offset[0]
+        return self._affine.offset
 
     @property
     def covariance(self) -> Tensor | None:
         """S, `[*batch, m, m]`, with a time axis before it where the policy changes with time; None for zero."""
-        value = None if self._covariance is None else self._covariance.value
-        return value if value is None or self.time_varying else value[0]
+        return self._affine.covariance
 
     @property
     def state_size(self) -> int:
         """Number of state coordinates n."""
-        return self._gain.shape[-1]
+        return self._affine.matrices["gain"].shape[-1]
 
     @property
     def action_size(self) -> int:
         """Number of action coordinates m."""
-        return self._gain.shape[-2]
+        return self._affine.size
 
     @property
     def batch_shape(self) -> torch.Size:
         """The batch of all parts together."""
-        return self._batch
+        return self._affine.batch_shape
 
     @property
     def num_steps(self) -> int | None:
         """The number of steps T that the policy is for, or None where it serves all."""
-        return self._steps if self.time_varying else None
+        return self._affine.num_steps
 
     def mean(self, state: Any, t: int | Tensor = 0) -> Tensor:
         """Computes K x + k: `[..., m]`.
@@ -207,17 +189,11 @@ class LinearGaussianPolicy:
             state: `[..., n]`.
             t: Time.
         """
-        name = "LinearGaussianPolicy"
-        state = as_vector(state, self.state_size, self._gain, f"{name}: state")
-        mean = times(step_of(self._gain, t, 2, name), state)
-        return mean if self._offset is None else mean + step_of(self._offset, t, 1, name)
+        return self._affine.mean({"gain": ("state", state)}, t)
 
     def __call__(self, state: Any, t: int | Tensor = 0) -> torch.distributions.Distribution:
         """Gives pi(u | x) for states `[..., n]` at time t."""
-        mean = self.mean(state, t)
-        return (
-            point_mass(mean) if self._covariance is None else self._covariance.around(mean, t, "LinearGaussianPolicy")
-        )
+        return self._affine.around(self.mean(state, t), t)
 
     def prior_parts(self, state_size: int, action_size: int) -> GaussianPriorParts:
         """Gives gain, offset and covariance of an action prior; see `GaussianPrior`."""
@@ -226,13 +202,10 @@ class LinearGaussianPolicy:
                 f"action_prior: LinearGaussianPolicy is for {self.state_size} state and {self.action_size} action "
                 f"coordinates, the dynamics has {state_size} and {action_size}"
             )
-        covariance = _need_density(self._covariance, "LinearGaussianPolicy")
-        offset = self._gain.new_zeros(1, action_size) if self._offset is None else self._offset
-        return GaussianPriorParts(
-            aligned(self._gain, self._batch, 2),
-            aligned(offset, self._batch, 1),
-            aligned(covariance.value, self._batch, 2),
-        )
+        _need_density(self._affine.noise, "LinearGaussianPolicy")
+        covariance = self._affine.aligned_covariance()
+        assert covariance is not None
+        return GaussianPriorParts(self._affine.aligned_matrix("gain"), self._affine.aligned_offset(), covariance)
 
     def pack(self) -> dict[str, Any]:
         """Gives what a file needs."""
@@ -246,10 +219,9 @@ class LinearGaussianPolicy:
         return policy
 
 
-def _need_density(covariance: Covariance | None, name: str) -> Covariance:
+def _need_density(covariance: Covariance | None, name: str) -> None:
     if covariance is None or not covariance.is_definite:
         raise ValueError(
             f"action_prior: {name} has a {'zero' if covariance is None else 'singular'} covariance; a prior on actions "
             "needs a positive definite one"
         )
-    return covariance

@@ -8,18 +8,8 @@ import torch
 from torch import Tensor
 
 from cai.data.serialization import serializable
-from cai.factors.covariance import point_mass
-from cai.factors.gaussian_checks import (
-    aligned,
-    as_vector,
-    batches_of,
-    common_batch,
-    common_steps,
-    read_covariance,
-    read_part,
-    step_of,
-)
-from cai.factors.linear_parts import LinearParts, times
+from cai.factors.affine_gaussian import AffineGaussian
+from cai.factors.linear_parts import LinearParts
 
 _NAME = "LinearGaussianDynamics"
 
@@ -63,67 +53,59 @@ class LinearGaussianDynamics:
         return dynamics
 
     def _set(self, a: Any, b: Any, covariance: Any, offset: Any, *, dtype: Any, time_varying: bool) -> None:
-        options: dict[str, Any] = {"dtype": dtype, "time_varying": time_varying}
-        self._a = read_part(a, f"{_NAME} A", ("n", "n"), **options)
-        self._b = read_part(b, f"{_NAME} B", ("n", "m"), **options)
-        size, like = self._a.shape[-1], f"A {list(self._a.shape[-2:])}"
-        if self._a.shape[-2] != size:
-            raise ValueError(f"{_NAME}: A must be square, got {list(self._a.shape[-2:])}")
-        if self._b.shape[-2] != size:
-            raise ValueError(f"{_NAME}: B is {list(self._b.shape[-2:])}, {like} needs [{size}, m]")
-        parts = {"A": self._a, "B": self._b}
-        self._offset = self._covariance = None
-        if covariance is not None:
-            self._covariance = read_covariance(covariance, f"{_NAME}: covariance", size, like, **options)
-            parts["covariance"] = self._covariance.value
-        if offset is not None:
-            self._offset = parts["offset"] = read_part(offset, f"{_NAME} offset", ("n",), **options)
-            if self._offset.shape[-1] != size:
-                raise ValueError(f"{_NAME}: offset has {self._offset.shape[-1]} coordinates, {like} needs {size}")
+        axes = {"A": ("n", "n"), "B": ("n", "m")}
+        self._affine = AffineGaussian(
+            _NAME, {"A": a, "B": b}, axes, offset, covariance, dtype=dtype, time_varying=time_varying
+        )
+        shape = list(self._affine.matrices["A"].shape[-2:])
+        if shape[0] != shape[1]:
+            raise ValueError(f"{_NAME}: A must be square, got {shape}")
         self._linear_parts: LinearParts | None = None
-        self.time_varying, self._steps = time_varying, common_steps(_NAME, parts)
-        self._batch = common_batch(_NAME, batches_of(parts, {"A": 2, "B": 2, "covariance": 2, "offset": 1}))
+
+    @property
+    def time_varying(self) -> bool:
+        """Whether the parts have a time axis."""
+        return self._affine.time_varying
 
     @property
     def a(self) -> Tensor:
         """A, `[*batch, n, n]`, or `[T or 1, *batch, n, n]` where the dynamics changes with time."""
-        return self._a if self.time_varying else self._a[0]
+        return self._affine.matrix("A")
 
     @property
     def b(self) -> Tensor:
         """B, `[*batch, n, m]`, or `[T or 1, *batch, n, m]` where the dynamics changes with time."""
-        return self._b if self.time_varying else self._b[0]
+        return self._affine.matrix("B")
 
     @property
     def covariance(self) -> Tensor | None:
         """W, `[*batch, n, n]`, with a time axis before it where the dynamics changes with time; None for no noise."""
-        value = None if self._covariance is None else self._covariance.value
-        return value if value is None or self.time_varying else value[0]
+        return self._affine.covariance
 
     @property
     def offset(self) -> Tensor | None:
         """c, `[*batch, n]`, with a time axis before it where the dynamics changes with time; None for zero."""
-        return self._offset if self._offset is None or self.time_varying else self._offset[0]
+        return self._affine.offset
 
     @property
     def state_size(self) -> int:
         """Number of state coordinates n."""
-        return self._a.shape[-1]
+        return self._affine.size
 
     @property
     def action_size(self) -> int:
         """Number of action coordinates m."""
-        return self._b.shape[-1]
+        return self._affine.matrices["B"].shape[-1]
 
     @property
     def batch_shape(self) -> torch.Size:
         """The batch of all parts together."""
-        return self._batch
+        return self._affine.batch_shape
 
     @property
     def num_steps(self) -> int | None:
         """The number of steps T that the dynamics is for, or None where it serves all."""
-        return self._steps if self.time_varying else None
+        return self._affine.num_steps
 
     def mean(self, state: Any, action: Any, t: int | Tensor = 0) -> Tensor:
         """Computes A x + B u + c: `[..., n]`.
@@ -133,11 +115,7 @@ class LinearGaussianDynamics:
             action: `[..., m]`.
             t: Time; a tensor broadcasts with the batch.
         """
-        state = as_vector(state, self.state_size, self._a, f"{_NAME}: state")
-        action = as_vector(action, self.action_size, self._b, f"{_NAME}: action")
-        a, b = step_of(self._a, t, 2, _NAME), step_of(self._b, t, 2, _NAME)
-        mean = times(a, state) + times(b, action)
-        return mean if self._offset is None else mean + step_of(self._offset, t, 1, _NAME)
+        return self._affine.mean({"A": ("state", state), "B": ("action", action)}, t)
 
     def __call__(self, state: Any, action: Any, t: int | Tensor = 0) -> torch.distributions.Distribution:
         """Gives p(x' | x, u) for states `[..., n]` and actions `[..., m]` at time t.
@@ -145,27 +123,22 @@ class LinearGaussianDynamics:
         A multivariate normal where the noise is positive definite, a point mass (Pyro's Delta) without noise, else a
         `DegenerateNormal`.
         """
-        mean = self.mean(state, action, t)
-        return point_mass(mean) if self._covariance is None else self._covariance.around(mean, t, _NAME)
+        return self._affine.around(self.mean(state, action, t), t)
 
     def noise(self, state_size: int) -> Tensor | None:
         """Gives W, `[T or 1, *batch, n, n]`, or None; see `DifferentiableFactor`."""
-        _check_size(self.state_size, state_size)
-        return None if self._covariance is None else aligned(self._covariance.value, self._batch, 2)
+        if self.state_size != state_size:
+            raise ValueError(f"{_NAME}: has {self.state_size} state coordinates, asked for {state_size}")
+        return self._affine.aligned_covariance()
 
     def linear_parts(self) -> LinearParts:
         """Gives A, B, c and W; see `LinearDynamics`."""
         if self._linear_parts is not None:
             return self._linear_parts
-        offset = self._a.new_zeros(1, self.state_size) if self._offset is None else self._offset
-        parts = LinearParts(
-            aligned(self._a, self._batch, 2),
-            aligned(self._b, self._batch, 2),
-            aligned(offset, self._batch, 1),
-            self.noise(self.state_size),
-        )
-        tensors = (parts.a, parts.b, parts.offset, parts.covariance)
-        if not any(part is not None and part.requires_grad for part in tensors):
+        affine = self._affine
+        matrices = (affine.aligned_matrix("A"), affine.aligned_matrix("B"))
+        parts = LinearParts(*matrices, affine.aligned_offset(), affine.aligned_covariance())
+        if not affine.learns:
             self._linear_parts = parts  # kept with the matrix that they make
         return parts
 
@@ -179,8 +152,3 @@ class LinearGaussianDynamics:
         dynamics = cls.__new__(cls)
         dynamics._set(**parts, dtype=parts["a"].dtype)
         return dynamics
-
-
-def _check_size(own: int, asked: int) -> None:
-    if own != asked:
-        raise ValueError(f"{_NAME}: has {own} state coordinates, asked for {asked}")

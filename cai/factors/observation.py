@@ -8,18 +8,8 @@ import torch
 from torch import Tensor
 
 from cai.data.serialization import serializable
-from cai.factors.covariance import Covariance
-from cai.factors.gaussian_checks import (
-    aligned,
-    as_vector,
-    batches_of,
-    common_batch,
-    common_steps,
-    read_covariance,
-    read_part,
-    step_of,
-)
-from cai.factors.linear_parts import ObservationParts, times
+from cai.factors.affine_gaussian import AffineGaussian
+from cai.factors.linear_parts import ObservationParts
 
 _NAME = "LinearGaussianObservation"
 
@@ -59,54 +49,52 @@ class LinearGaussianObservation:
         return observation
 
     def _set(self, c: Any, covariance: Any, offset: Any, *, dtype: Any, time_varying: bool) -> None:
-        options: dict[str, Any] = {"dtype": dtype, "time_varying": time_varying}
-        self._c = read_part(c, f"{_NAME} C", ("k", "n"), **options)
-        size, like = self._c.shape[-2], f"C {list(self._c.shape[-2:])}"
-        self._covariance: Covariance = read_covariance(covariance, f"{_NAME}: covariance", size, like, **options)
-        parts = {"C": self._c, "covariance": self._covariance.value}
-        self._offset = None
-        if offset is not None:
-            self._offset = parts["offset"] = read_part(offset, f"{_NAME} offset", ("k",), **options)
-            if self._offset.shape[-1] != size:
-                raise ValueError(f"{_NAME}: offset has {self._offset.shape[-1]} coordinates, {like} needs {size}")
-        self.time_varying, self._times = time_varying, common_steps(_NAME, parts)
-        self._batch = common_batch(_NAME, batches_of(parts, {"C": 2, "covariance": 2, "offset": 1}))
+        axes = {"C": ("k", "n")}
+        self._affine = AffineGaussian(_NAME, {"C": c}, axes, offset, covariance, dtype=dtype, time_varying=time_varying)
+        if self._affine.noise is None:
+            raise ValueError(f"{_NAME}: expected a covariance [*batch, k, k], got None")
+
+    @property
+    def time_varying(self) -> bool:
+        """Whether the parts have a time axis."""
+        return self._affine.time_varying
 
     @property
     def c(self) -> Tensor:
         """C, `[*batch, k, n]`, or `[T + 1 or 1, *batch, k, n]` where the observation changes with time."""
-        return self._c if self.time_varying else self._c[0]
+        return self._affine.matrix("C")
 
     @property
     def covariance(self) -> Tensor:
         """R, `[*batch, k, k]`, with a time axis before it where the observation changes with time."""
-        value = self._covariance.value
-        return value if self.time_varying else value[0]
+        covariance = self._affine.covariance
+        assert covariance is not None
+        return covariance
 
     @property
     def offset(self) -> Tensor | None:
         """d, `[*batch, k]`, with a time axis before it where the observation changes with time; None for zero."""
-        return self._offset if self._offset is None or self.time_varying else self._offset[0]
+        return self._affine.offset
 
     @property
     def state_size(self) -> int:
         """Number of state coordinates n."""
-        return self._c.shape[-1]
+        return self._affine.matrices["C"].shape[-1]
 
     @property
     def observation_size(self) -> int:
         """Number of observed coordinates k."""
-        return self._c.shape[-2]
+        return self._affine.size
 
     @property
     def batch_shape(self) -> torch.Size:
         """The batch of all parts together."""
-        return self._batch
+        return self._affine.batch_shape
 
     @property
     def num_times(self) -> int | None:
         """The number of times T + 1 that the observation is for, or None where it serves all."""
-        return self._times if self.time_varying else None
+        return self._affine.num_steps
 
     def __call__(self, state: Any, t: int | Tensor = 0) -> torch.distributions.Distribution:
         """Gives p(y | x) for states `[..., n]` at time t.
@@ -114,17 +102,13 @@ class LinearGaussianObservation:
         A multivariate normal where the noise is positive definite, a point mass (Pyro's Delta) without noise, else a
         `DegenerateNormal`.
         """
-        state = as_vector(state, self.state_size, self._c, f"{_NAME}: state")
-        mean = times(step_of(self._c, t, 2, _NAME), state)
-        if self._offset is not None:
-            mean = mean + step_of(self._offset, t, 1, _NAME)
-        return self._covariance.around(mean, t, _NAME)
+        return self._affine.around(self._affine.mean({"C": ("state", state)}, t), t)
 
     def observation_parts(self) -> ObservationParts:
         """Gives C, d and R; see `LinearObservation`."""
-        offset = self._c.new_zeros(1, self.observation_size) if self._offset is None else self._offset
-        parts = ((self._c, 2), (offset, 1), (self._covariance.value, 2))
-        return ObservationParts(*(aligned(part, self._batch, dims) for part, dims in parts))
+        covariance = self._affine.aligned_covariance()
+        assert covariance is not None
+        return ObservationParts(self._affine.aligned_matrix("C"), self._affine.aligned_offset(), covariance)
 
     def pack(self) -> dict[str, Any]:
         """Gives what a file needs."""
