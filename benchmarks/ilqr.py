@@ -3,8 +3,8 @@
     python benchmarks/ilqr.py pendulum --peer-python PATH/TO/python    (an environment with mpc 0.0.6, torch 2.13.0)
     python benchmarks/ilqr.py unicycle --peer-python PATH/TO/python    (an environment with crocoddyl 3.2.1)
 
-pendulum: 128 pendulums of `mpc`'s own, T = 20, torques within +-2, against its box-constrained iterative LQR, batched in
-torch as well. unicycle: 128 starts, T = 100, no limits, against crocoddyl's solver in C++, one start after the other.
+pendulum: 128 pendulums of `mpc`'s own, T = 20, torques within +-2, against its box-constrained iterative LQR, batched
+in torch as well. unicycle: 128 starts, T = 100, no limits, against crocoddyl's solver in C++, one start after the other.
 Workers are processes of their own and take turns. A row is the whole solve; below the table is what each one found.
 """
 
@@ -80,7 +80,7 @@ def unicycle_starts() -> list[list[float]]:
 PROBLEMS = {"pendulum": pendulum, "unicycle": unicycle}
 
 
-def solver(problem: str, max_iterations: str, expansion: str) -> Callable[[], Any]:
+def solver(problem: str, max_iterations: str, tolerance: str, expansion: str) -> Callable[[], Any]:
     """Sets a problem up, and gives its solve."""
     import warnings
 
@@ -89,7 +89,7 @@ def solver(problem: str, max_iterations: str, expansion: str) -> Callable[[], An
     warnings.simplefilter("ignore", cai.NotConverged)  # a few iterations are not meant to
     graph = PROBLEMS[problem]()
     expansions = {"gauss-newton": cai.methods.GaussNewton(), "second-order": cai.methods.SecondOrder()}
-    method = cai.ILQR(max_iterations=int(max_iterations), tolerance=1e-6, expansion=expansions[expansion])
+    method = cai.ILQR(max_iterations=int(max_iterations), tolerance=float(tolerance), expansion=expansions[expansion])
     return lambda: cai.infer(graph, method)
 
 
@@ -118,13 +118,13 @@ def compared(problem: str, peer_python: str | None) -> dict[str, list[str]]:
         if peer_python:
             peer = [peer_python, str(HERE / "peers" / "mpc_pendulum.py")]
             rows["mpc, to the end"], rows["mpc, 10 iterations"] = [*peer, "100"], [*peer, "10"]
-        rows["cai, to the end"] = [*me, "{}", problem, "200", "gauss-newton"]
-        rows["cai, 6 iterations"] = [*me, "{}", problem, "6", "gauss-newton"]
+        rows["cai, to the end"] = [*me, "{}", problem, "200", "1e-6", "gauss-newton"]
+        rows["cai, 6 iterations"] = [*me, "{}", problem, "6", "1e-6", "gauss-newton"]
         return rows
     if peer_python:
         rows["crocoddyl, one by one"] = [peer_python, str(HERE / "peers" / "crocoddyl_unicycle.py")]
-    rows["cai"] = [*me, "{}", problem, "200", "gauss-newton"]
-    rows["cai, second order"] = [*me, "{}", problem, "200", "second-order"]
+    rows["cai"] = [*me, "{}", problem, "200", "1e-8", "gauss-newton"]
+    rows["cai, second order"] = [*me, "{}", problem, "200", "1e-8", "second-order"]
     return rows
 
 

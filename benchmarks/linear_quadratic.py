@@ -143,7 +143,7 @@ def by_matrices(direction: str) -> None:
     leaves = [part.requires_grad_(direction == "backward") for part in (dynamics, cost, start)]
 
     def solve() -> Any:
-        problem = LinearQuadratic(dynamics, None, cost, None, end, start, None, 1.0, 1.0, HORIZON)
+        problem = LinearQuadratic(dynamics, None, cost, cost, end, start, None, 1.0, 1.0, HORIZON)
         path = optimal_path(problem, solve_riccati(problem, 0.0), 0.0, start)
         return path[:-1, ..., :n], path[:-1, ..., k:]
 

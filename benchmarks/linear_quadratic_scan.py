@@ -60,7 +60,7 @@ def control(horizon: int, num_states: int, batch: int, steps: int, device: str) 
         dynamics=homogeneous_dynamics(a, 0.3 * draw(steps, batch, n, m), 0.1 * draw(steps, batch, n)),
         noise=None,
         cost=cost,
-        prior=None,
+        reward=cost,
         end=homogeneous_form(torch.eye(n, device=device).double(), 0.1 * draw(n), draw(1)[0]).expand(batch, -1, -1),
         initial_mean=draw(batch, n),
         initial_covariance=None,

@@ -204,7 +204,9 @@ def whole_numbers(values: Any, name: str) -> Tensor:
     """Reads whole numbers of any type as int64; ValueError for others."""
     try:
         tensor = torch.as_tensor(np.asarray(values) if not isinstance(values, Tensor) else values)
-    except TypeError:
+        if tensor.is_complex():
+            raise TypeError("complex numbers")
+    except (TypeError, ValueError):
         raise ValueError(f"{name} must be whole numbers, got {values!r}") from None
     whole = tensor.to(torch.int64)
     if tensor.is_floating_point() and (tensor != whole).any():

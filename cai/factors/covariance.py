@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cai.factors.checks import index_of_first, place
+from cai.factors.checks import check_finite, index_of_first, place
 from cai.factors.distributions import TOLERANCE, DegenerateNormal, RegularNormal, is_definite, rank_tolerance, scales
 from cai.factors.linear_parts import part_at
+from cai.factors.part import Part
 from cai.ops.gaussian.problem import symmetric
 
 _POINT, _SINGULAR, _DEFINITE = range(3)
@@ -22,16 +23,14 @@ def check_covariance(covariance: Tensor, name: str, axes: list[str]) -> None:
         axes: Names of the dimensions before the last two.
     """
     covariance = covariance.detach()
-    greatest = covariance.abs().amax((-2, -1))
     skew = (covariance - covariance.mT).abs().amax((-2, -1))
-    if (bad := skew > TOLERANCE * greatest).any():
+    if (bad := skew > TOLERANCE * covariance.abs().amax((-2, -1))).any():
         index = index_of_first(bad)
         raise ValueError(
             f"{name}{_where(axes, index)} is not symmetric: entries across the diagonal differ by "
             f"{skew[tuple(index)].item():.3g}"
         )
-    unit = torch.where(greatest > 0, greatest, 1.0)[..., None, None]
-    if (bad := ~is_definite(symmetric(covariance) / unit, -TOLERANCE)).any():
+    if (bad := ~_semi_definite(symmetric(covariance))).any():
         index = index_of_first(bad)
         least = torch.linalg.eigvalsh(symmetric(covariance[tuple(index)]))[0].item()
         raise ValueError(f"{name}{_where(axes, index)} is not positive semi-definite: least eigenvalue {least:.6g}")
@@ -40,25 +39,34 @@ def check_covariance(covariance: Tensor, name: str, axes: list[str]) -> None:
 class Covariance:
     """A covariance, checked, and the distributions that it makes around a mean.
 
+    What is known of one that learns, its rank and that it is a covariance at all, is found anew each time it is read.
+
     Args:
-        value: `[T or 1, *batch, n, n]`, finite, symmetric and positive semi-definite up to rounding. One that learns is
-            kept as it is, and made symmetric when it is read.
+        part: `[T or 1, *batch, n, n]`, finite, symmetric and positive semi-definite up to rounding.
+        name: What to call it in an error.
+        axes: Names of the dimensions before the last two, as it is shown.
     """
 
-    def __init__(self, value: Tensor) -> None:
-        self._given = value if value.requires_grad else symmetric(value)
-        self._kinds = _kinds(value.detach())
-        self._known_root = None if value.requires_grad else _cholesky(self._given)
+    def __init__(self, part: Part, name: str, axes: list[str]) -> None:
+        self.part, self._name, self._axes = part, name, axes
+        self._fixed = None if part.learns else symmetric(part.value)
+        self._fixed_kinds = None if self._fixed is None else _kinds(self._fixed)
+        self._fixed_root = None if self._fixed is None else _cholesky(self._fixed)
 
     @property
     def value(self) -> Tensor:
-        """The matrices, symmetric, `[T or 1, *batch, n, n]`."""
-        return symmetric(self._given) if self._given.requires_grad else self._given
+        """The matrices, symmetric, `[T or 1, *batch, n, n]`.
+
+        Raises:
+            ValueError: They learn, and are no covariances any more: where, and the least eigenvalue.
+        """
+        return self._checked(symmetric(self.part.value)) if self._fixed is None else self._fixed
 
     @property
     def is_definite(self) -> bool:
         """Whether all are positive definite."""
-        return bool((self._kinds == _DEFINITE).all())
+        kinds = _kinds(self.value.detach()) if self._fixed_kinds is None else self._fixed_kinds
+        return bool((kinds == _DEFINITE).all())
 
     def around(self, mean: Tensor, t: int | Tensor, name: str) -> torch.distributions.Distribution:
         """Gives N(mean, covariance of step t).
@@ -71,19 +79,36 @@ class Covariance:
         Returns:
             A `torch.distributions.MultivariateNormal` where the covariance is positive definite, Pyro's Delta where it
             is zero, else a `DegenerateNormal`.
+
+        Raises:
+            ValueError: t is outside the steps; or the covariance learns, and is none any more.
         """
-        step = t if len(self._kinds) > 1 else 0
-        kinds = part_at(self._kinds, step, 0, name)
+        value = part_at(self.part.value if self._fixed is None else self._fixed, t, 2, name)
+        if self._fixed_kinds is None:
+            value = self._checked(symmetric(value))
+            kinds = _kinds(value.detach()[None])
+        else:
+            kinds = part_at(self._fixed_kinds, t, 0, name)
         if (kinds == _POINT).all():
             return point_mass(mean)
         if (kinds == _DEFINITE).all():
-            root = part_at(self._root, step, 2, name).to(mean)
-            return RegularNormal(mean, scale_tril=root)
-        return DegenerateNormal(mean, part_at(self.value, step, 2, name).to(mean))
+            root = _cholesky(value) if self._fixed_root is None else part_at(self._fixed_root, t, 2, name)
+            return RegularNormal(mean, scale_tril=root.to(mean))
+        return DegenerateNormal(mean, value.to(mean))
 
-    @property
-    def _root(self) -> Tensor:
-        return _cholesky(self.value) if self._known_root is None else self._known_root
+    def _checked(self, read: Tensor) -> Tensor:
+        """Gives what was read of matrices that learn, if it is positive semi-definite still."""
+        if not _semi_definite(read.detach()).all():
+            shown = self.part.shown.detach()
+            check_finite(shown, self._name, [*self._axes, "row", "column"])
+            try:
+                check_covariance(symmetric(shown), self._name, self._axes)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}; it was changed since the factor was made: learn a root L, and make the factor of "
+                    "L @ L.mT anew at each step"
+                ) from None
+        return read
 
 
 def point_mass(value: Tensor) -> torch.distributions.Distribution:
@@ -93,17 +118,24 @@ def point_mass(value: Tensor) -> torch.distributions.Distribution:
     return Delta(value, event_dim=1)
 
 
+def _semi_definite(covariance: Tensor) -> Tensor:
+    """Says which matrices `[..., n, n]`, symmetric, have no eigenvalue below zero beyond rounding: `[...]`, bool."""
+    greatest = covariance.abs().amax((-2, -1))
+    unit = torch.where(greatest > 0, greatest, 1.0)[..., None, None]
+    return is_definite(covariance / unit, -TOLERANCE)
+
+
 def _cholesky(covariance: Tensor) -> Tensor:
     return torch.linalg.cholesky_ex(covariance).L  # steps that are singular have none, and are not read
 
 
 def _kinds(covariance: Tensor) -> Tensor:
     """Says of each step, `[T or 1]`, whether all of its batch are zero, or all positive definite beyond rounding."""
-    flat = covariance.reshape(len(covariance), -1, *covariance.shape[-2:])
-    scale = scales(flat)
-    correlations = flat / (scale[..., :, None] * scale[..., None, :])
-    definite = is_definite(correlations, rank_tolerance(flat.shape[-1], flat.dtype)).all(-1)
-    zero = (flat == 0).flatten(1).all(-1)
+    covariance = covariance.reshape(len(covariance), -1, *covariance.shape[-2:])
+    scale = scales(covariance)
+    correlations = covariance / (scale[..., :, None] * scale[..., None, :])
+    definite = is_definite(correlations, rank_tolerance(covariance.shape[-1], covariance.dtype)).all(-1)
+    zero = (covariance == 0).flatten(1).all(-1)
     return torch.where(definite, _DEFINITE, torch.where(zero, _POINT, _SINGULAR))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -45,18 +46,19 @@ class DifferentiableDynamics:
         if not callable(fn):
             raise ValueError(f"{name}: fn must be callable as fn(state, action), got {type(fn).__name__}")
         for what, size in (("state_size", state_size), ("action_size", action_size)):
-            if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            if size is not None and (isinstance(size, bool) or not isinstance(size, numbers.Integral) or size < 1):
                 raise ValueError(f"{name}: {what} must be a whole number of at least 1, got {size!r}")
-        self.fn, self.time_varying, self.action_size = fn, time_varying, action_size
+        self.fn, self.time_varying = fn, time_varying
+        self.action_size = None if action_size is None else int(action_size)
         self._covariance = None
         if covariance is not None:
             dtype = covariance.dtype if isinstance(covariance, Tensor) and covariance.is_floating_point() else None
             like = "a square" if state_size is None else f"state_size {state_size}"
             self._covariance = read_covariance(
-                covariance, f"{name}: covariance", state_size, like, dtype=dtype, time_varying=False
+                covariance, f"{name} covariance", state_size, like, dtype=dtype, time_varying=False
             )
-            state_size = self._covariance.value.shape[-1]
-        self.state_size = state_size
+            state_size = self._covariance.part.shape[-1]
+        self.state_size = None if state_size is None else int(state_size)
 
     @property
     def covariance(self) -> Tensor | None:
@@ -66,7 +68,7 @@ class DifferentiableDynamics:
     @property
     def batch_shape(self) -> torch.Size:
         """The batch of the covariance; the function takes any."""
-        return torch.Size() if self._covariance is None else self._covariance.value.shape[1:-2]
+        return torch.Size() if self._covariance is None else self._covariance.part.batch_shape(2)
 
     @property
     def num_steps(self) -> None:

@@ -30,19 +30,18 @@ class Gaussian:
     """
 
     def __init__(self, mean: Any, covariance: Any, *, dtype: torch.dtype | None = None) -> None:
-        part = read_part(mean, "Gaussian mean", ("n",), dtype=dtype, time_varying=False)
+        self._mean = part = read_part(mean, "Gaussian mean", ("n",), dtype=dtype, time_varying=False)
         like = f"mean {list(part.shape[1:])}"
         self._covariance = read_covariance(
-            covariance, "Gaussian: covariance", part.shape[-1], like, dtype=dtype, time_varying=False
+            covariance, "Gaussian covariance", part.shape[-1], like, dtype=dtype, time_varying=False
         )
-        self._mean = part
-        parts = {"mean": part, "covariance": self._covariance.value}
+        parts = {"mean": part, "covariance": self._covariance.part}
         self._batch = common_batch("Gaussian", batches_of(parts, {"mean": 1, "covariance": 2}))
 
     @property
     def mean(self) -> Tensor:
         """The mean, `[*batch, n]`."""
-        return self._mean[0]
+        return self._mean.shown
 
     @property
     def covariance(self) -> Tensor:
@@ -76,7 +75,7 @@ class Gaussian:
         """Gives mean and covariance of the first state; see `GaussianInitial`."""
         if self.size != state_size:
             raise ValueError(f"initial: Gaussian has {self.size} coordinates, the dynamics {state_size}")
-        return GaussianMoments(self.mean, self.covariance)
+        return GaussianMoments(self.mean.expand(*self._batch, self.size), self.covariance)
 
     def prior_parts(self, state_size: int, action_size: int) -> GaussianPriorParts:
         """Gives gain, offset and covariance of an action prior; see `GaussianPrior`."""
@@ -85,7 +84,7 @@ class Gaussian:
                 f"action_prior: Gaussian has {self.size} coordinates, the dynamics {action_size} of actions"
             )
         _need_density(self._covariance, "Gaussian")
-        mean, covariance = self._mean, self._covariance.value
+        mean, covariance = self._mean.value, self._covariance.value
         gain = mean.new_zeros(1, *[1] * len(self._batch), action_size, state_size)
         return GaussianPriorParts(gain, aligned(mean, self._batch, 1), aligned(covariance, self._batch, 2))
 

@@ -12,15 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.factors.checks import as_numbers, as_table, check_finite
+from cai.factors.checks import as_numbers, check_finite, table_dtype
 from cai.factors.covariance import Covariance, check_covariance
-from cai.factors.linear_parts import part_at, with_batch_dims
+from cai.factors.linear_parts import with_batch_dims
+from cai.factors.part import Part
 
 
-def read_part(
-    value: Any, name: str, event: tuple[str, ...], *, dtype: torch.dtype | None, time_varying: bool
-) -> Tensor:
-    """Reads a part: `[T or 1, *batch, *event]`, finite; a tensor keeps its gradient.
+def read_part(value: Any, name: str, event: tuple[str, ...], *, dtype: torch.dtype | None, time_varying: bool) -> Part:
+    """Reads a part: `[T or 1, *batch, *event]`, finite; a tensor that learns is kept as it is.
 
     Args:
         value: A tensor, an array or nested lists.
@@ -32,12 +31,15 @@ def read_part(
     Raises:
         ValueError: Too few dimensions, an empty one, or an entry that is not finite.
     """
-    part = as_table(value, name, dtype)
+    dtype = table_dtype(dtype, name)
+    given = as_numbers(value, name)
+    given = given if given.requires_grad else given.to(dtype)
     written = ", ".join([*(["T"] if time_varying else []), "*batch", *event])
-    if part.dim() < len(event) + time_varying or not part.numel():
-        raise ValueError(f"{name}: expected [{written}], got {list(part.shape)}")
-    check_finite(part, name, [*axes_of(part, len(event), time_varying=time_varying), *_event_axes(event)])
-    return part if time_varying else part[None]
+    if given.dim() < len(event) + time_varying or not given.numel():
+        raise ValueError(f"{name}: expected [{written}], got {list(given.shape)}")
+    axes = axes_of(given.dim() - len(event), time_varying=time_varying)
+    check_finite(given, name, [*axes, *_event_axes(event)])
+    return Part(given, dtype, time_varying=time_varying)
 
 
 def read_covariance(
@@ -53,30 +55,30 @@ def read_covariance(
     if part.shape[-2:] != (size, size):
         shape = list(part.shape if time_varying else part.shape[1:])
         raise ValueError(f"{name} is {shape}, {like} needs [{size}, {size}]")
-    table = part if time_varying else part[0]
-    check_covariance(table, name, axes_of(table, 2, time_varying=time_varying))
-    return Covariance(part)
+    axes = axes_of(part.shown.dim() - 2, time_varying=time_varying)
+    check_covariance(part.shown, name, axes)
+    return Covariance(part, name, axes)
 
 
-def axes_of(part: Tensor, event_dims: int, *, time_varying: bool) -> list[str]:
+def axes_of(num_dims: int, *, time_varying: bool) -> list[str]:
     """Names the dimensions before the event."""
-    num_batch = part.dim() - event_dims - time_varying
+    num_batch = num_dims - time_varying
     batch = ["batch"] if num_batch == 1 else [f"batch dimension {i}" for i in range(num_batch)]
     return [*(["time"] if time_varying else []), *batch]
 
 
-def common_steps(owner: str, parts: Mapping[str, Tensor]) -> int:
-    """Gives the number of steps T of parts `[T or 1, ...]`.
+def common_steps(owner: str, parts: Mapping[str, Part]) -> int | None:
+    """Gives the number of steps T of parts `[T or 1, ...]`, or None where each serves all steps.
 
     Raises:
         ValueError: Two parts are for different numbers of steps.
     """
-    longest = max(parts, key=lambda name: len(parts[name]))
-    num_steps = len(parts[longest])
+    longest = max(parts, key=lambda name: parts[name].num_steps)
+    num_steps = parts[longest].num_steps
     for name, part in parts.items():
-        if len(part) not in (1, num_steps):
-            raise ValueError(f"{owner}: {name} is for {len(part)} steps, {longest} for {num_steps}")
-    return num_steps
+        if part.num_steps not in (1, num_steps):
+            raise ValueError(f"{owner}: {name} is for {part.num_steps} steps, {longest} for {num_steps}")
+    return None if num_steps == 1 else num_steps
 
 
 def common_batch(owner: str, shapes: Mapping[str, tuple[int, ...]]) -> torch.Size:
@@ -98,19 +100,14 @@ def common_batch(owner: str, shapes: Mapping[str, tuple[int, ...]]) -> torch.Siz
     return batch
 
 
-def batches_of(parts: Mapping[str, Tensor], event_dims: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+def batches_of(parts: Mapping[str, Part], event_dims: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     """Gives the batch shape of each part `[T or 1, *batch, *event]`."""
-    return {name: tuple(part.shape[1 : part.dim() - event_dims[name]]) for name, part in parts.items()}
+    return {name: tuple(part.batch_shape(event_dims[name])) for name, part in parts.items()}
 
 
 def aligned(part: Tensor, batch: torch.Size, event_dims: int) -> Tensor:
     """Gives a part as many batch dimensions as the factor has."""
     return with_batch_dims(part, len(batch), event_dims)
-
-
-def step_of(part: Tensor, t: int | Tensor, event_dims: int, name: str) -> Tensor:
-    """Picks step t of a part `[T or 1, *batch, *event]`, where 1 serves all steps: `[*batch, *event]`."""
-    return part_at(part, t if len(part) > 1 else 0, event_dims, name)
 
 
 def as_vector(value: Any, size: int | None, like: Tensor | None, name: str) -> Tensor:

@@ -138,8 +138,8 @@ class LinearGaussianDynamics:
         affine = self._affine
         matrices = (affine.aligned_matrix("A"), affine.aligned_matrix("B"))
         parts = LinearParts(*matrices, affine.aligned_offset(), affine.aligned_covariance())
-        if not affine.learns:
-            self._linear_parts = parts  # kept with the matrix that they make
+        if affine.keeps_answers:
+            self._linear_parts = parts  # with the matrix that they make
         return parts
 
     def pack(self) -> dict[str, Any]:

@@ -7,10 +7,12 @@ one factor are equally many (ones where a part has none), so that they broadcast
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from cai.factors.checks import whole_numbers
 from cai.ops.caching import grad_cached_property
 from cai.ops.gaussian.problem import homogeneous_dynamics
 
@@ -84,7 +86,8 @@ class GaussianMoments:
 
     Attributes:
         mean: `[*batch, n]`.
-        covariance: `[*batch, n, n]`, positive semi-definite, or None where the state is known.
+        covariance: `[*batch, n, n]`, positive semi-definite, or None where the state is known; without a batch where
+            one serves all means.
     """
 
     mean: Tensor
@@ -110,26 +113,33 @@ def times(matrix: Tensor, vector: Tensor) -> Tensor:
     return (matrix @ vector[..., None]).squeeze(-1)
 
 
-def part_at(part: Tensor, t: int | Tensor, event_dims: int, name: str) -> Tensor:
+def part_at(part: Tensor, t: Any, event_dims: int, name: str) -> Tensor:
     """Picks the part of a step: `[*batch, *event]`.
 
     Args:
         part: `[T or 1, *batch, *event]`; one that serves all steps ignores t.
-        t: Time, 0..T-1; a tensor broadcasts with the batch.
+        t: Time, 0..T-1: a whole number of any type; an array or a tensor of times broadcasts with the batch.
         event_dims: How many dimensions an event has.
         name: What to call the factor in an error.
 
     Raises:
-        ValueError: t is outside 0..T-1.
+        ValueError: t is no whole number, is outside 0..T-1, or does not broadcast with the batch.
     """
-    num_steps = part.shape[0]
-    if not isinstance(t, Tensor):
-        if not 0 <= t < num_steps:
-            raise ValueError(f"{name}: t {t} is outside 0..{num_steps - 1}")
-        return part[int(t)]
+    num_steps = len(part)
+    if num_steps == 1:
+        return part[0]
+    step = t if isinstance(t, int) else whole_numbers(t, f"{name}: t")
+    if not isinstance(step, Tensor) or (not isinstance(t, Tensor) and not step.dim()):
+        if not 0 <= step < num_steps:
+            raise ValueError(f"{name}: t {int(step)} is outside 0..{num_steps - 1}")
+        return part[int(step)]
     batch = part.shape[1 : part.dim() - event_dims]
+    try:
+        torch.broadcast_shapes(step.shape, batch)
+    except RuntimeError:
+        raise ValueError(f"{name}: t, {list(step.shape)}, does not broadcast with the batch {list(batch)}") from None
     places = [torch.arange(n, device=part.device).reshape(-1, *[1] * (len(batch) - 1 - i)) for i, n in enumerate(batch)]
-    step = torch.where(t < 0, num_steps, t).to(part.device, torch.int64)  # else it would count from the end
+    step = torch.where(step < 0, num_steps, step).to(part.device)  # else it would count from the end
     try:
         return part[(step[None], *places)][0]  # with a dimension, since vmap cannot index by a single number
     except IndexError:

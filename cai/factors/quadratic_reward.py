@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from cai.data.serialization import serializable
-from cai.factors.gaussian_checks import aligned, as_vector, batches_of, common_batch, common_steps, read_part, step_of
-from cai.factors.linear_parts import QuadraticParts, times
+from cai.factors.gaussian_checks import aligned, as_vector, batches_of, common_batch, common_steps, read_part
+from cai.factors.linear_parts import QuadraticParts, part_at, times
+from cai.factors.part import Part, keeps_answers
 from cai.ops.gaussian.problem import block_matrix, homogeneous_form, symmetric
 
 _NAME = "QuadraticReward"
@@ -114,16 +115,16 @@ class QuadraticReward:
     def _set(self, given: dict[str, Any], *, dtype: torch.dtype | None, time_varying: bool) -> None:
         if given["R"] is None and (extra := next((x for x in ("cross", "r") if given[x] is not None), None)):
             raise ValueError(f"{_NAME}: {extra} is given without R; a reward of the state alone has neither")
-        self._parts = {
+        self._parts: dict[str, Part] = {
             name: read_part(value, f"{_NAME} {name}", _AXES[name], dtype=dtype, time_varying=time_varying)
             for name, value in given.items()
             if value is not None
         }
         known = {"n": self._parts["Q"].shape[-1], "m": self._parts["R"].shape[-1] if "R" in self._parts else None}
         for name, part in self._parts.items():
-            found = list(part.shape[part.dim() - _EVENT_DIMS[name] :])
+            found = list(part.shape[len(part.shape) - _EVENT_DIMS[name] :])
             if found != [known[axis] for axis in _AXES[name]]:
-                raise ValueError(f"{_NAME}: {name} is {found}, {_expected(name, self._parts)}")
+                raise ValueError(f"{_NAME} {name} is {found}, {_expected(name, self._parts)}")
         self.state_size: int = self._parts["Q"].shape[-1]
         self.action_size: int | None = known["m"]
         self._form: Tensor | None = None
@@ -161,8 +162,7 @@ class QuadraticReward:
         return self._shown("constant") if "constant" in self._parts else None
 
     def _shown(self, name: str) -> Tensor:
-        part = self._parts[name]
-        return part if self.time_varying else part[0]
+        return self._parts[name].shown
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -172,7 +172,7 @@ class QuadraticReward:
     @property
     def num_steps(self) -> int | None:
         """The number of steps T that the reward is for, or None where it serves all."""
-        return self._steps if self.time_varying else None
+        return self._steps
 
     def __call__(self, state: Any, action: Any = None, next_state: Any = None, t: int | Tensor = 0) -> Tensor:
         """Computes r(x, u) at time t, reward units: the shape that the batches of state and action broadcast to.
@@ -183,7 +183,7 @@ class QuadraticReward:
             next_state: Not read.
             t: Time; a tensor broadcasts with the batch.
         """
-        at = {name: step_of(part, t, _EVENT_DIMS[name], _NAME) for name, part in self._parts.items()}
+        at = {name: part_at(part.value, t, _EVENT_DIMS[name], _NAME) for name, part in self._parts.items()}
         x = as_vector(state, self.state_size, at["Q"], f"{_NAME}: state")
         reward = -0.5 * (times(at["Q"], x) * x).sum(-1)
         if "q" in at:
@@ -209,7 +209,7 @@ class QuadraticReward:
             )
         if self._form is None or self._form.shape[-1] != state_size + 1 + action_size:
             form = self._whole_form(action_size)
-            if any(part.requires_grad for part in self._parts.values()):
+            if not keeps_answers(list(self._parts.values())):
                 return QuadraticParts(form)
             self._form = form  # kept for the next question: of a long horizon it costs as much as a solve
         return QuadraticParts(self._form)
@@ -226,7 +226,7 @@ class QuadraticReward:
         """Gives the symmetric form over [x; 1] of a reward of the state alone; see `QuadraticFactor`."""
         if self.state_size != state_size:
             raise ValueError(f"terminal_reward: {_NAME} is for {self.state_size} state coordinates, not {state_size}")
-        if self.action_size is not None or self.time_varying:
+        if self.action_size is not None or self.num_steps is not None:
             raise ValueError("terminal_reward: expected a reward of states alone, QuadraticReward(Q_T), of one time")
         return self._state_form()[0]
 
@@ -236,10 +236,10 @@ class QuadraticReward:
     def _laid(self, name: str) -> Tensor:
         """Gives a part, or zeros in its place, as `[T or 1, *batch, *event]` with the factor's batch dimensions."""
         if name in self._parts:
-            return aligned(self._parts[name], self._batch, _EVENT_DIMS[name])
+            return aligned(self._parts[name].value, self._batch, _EVENT_DIMS[name])
         sizes = {"n": self.state_size, "m": self.action_size or 0}
         event = [sizes[axis] for axis in _AXES[name]]
-        return self._parts["Q"].new_zeros(1, *[1] * len(self._batch), *event)
+        return self._parts["Q"].value.new_zeros(1, *[1] * len(self._batch), *event)
 
     def pack(self) -> dict[str, Any]:
         """Gives what a file needs."""
@@ -254,7 +254,7 @@ class QuadraticReward:
         return reward
 
 
-def _expected(name: str, parts: dict[str, Tensor]) -> str:
+def _expected(name: str, parts: dict[str, Part]) -> str:
     if name in ("Q", "R"):
         return "and must be square"
     sizes = {axis: parts["Q" if axis == "n" else "R"].shape[-1] for axis in _AXES[name]}

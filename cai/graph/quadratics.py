@@ -15,7 +15,7 @@ from cai.factors.linear_parts import GaussianPriorParts, with_batch_dims
 from cai.factors.policy import FlatPrior
 from cai.factors.protocols import GaussianInitial, GaussianPrior, LinearDynamics, QuadraticFactor
 from cai.graph.trajectory_graph import TrajectoryGraph
-from cai.ops.gaussian.problem import LinearQuadratic
+from cai.ops.gaussian.problem import LinearQuadratic, block_matrix
 from cai.ops.tables import is_hard
 
 
@@ -36,8 +36,8 @@ def need_linear_gaussian(graph: TrajectoryGraph, name: str) -> None:
         if not isinstance(factor, protocol):
             found = "None" if factor is None else type(factor).__name__
             raise IncompatibleMethod(
-                f"{name} on linear-Gaussian dynamics needs {wanted} as the {slot}, got {found}; ILQR takes any "
-                "differentiable reward"
+                f"{name} on linear-Gaussian dynamics needs {wanted} as the {slot}, got {found}"
+                + ("; ILQR takes any differentiable reward" if "reward" in slot else "")
             )
     if graph.action_prior is None and _is_limited(graph.action_space):
         raise IncompatibleMethod(
@@ -60,47 +60,56 @@ def linear_quadratic(graph: TrajectoryGraph) -> LinearQuadratic:
     """
     n, m = graph.dynamics.state_size, graph.dynamics.action_size
     linear = graph.dynamics.linear_parts()
-    cost = graph.reward.quadratic_parts(n, m).form
+    reward = graph.reward.quadratic_parts(n, m).form
     end = None if graph.terminal_reward is None else graph.terminal_reward.terminal_form(n)
     start = graph.initial.initial_moments(n)
-    prior = None
+    prior = gain = spread = None
     if isinstance(graph.action_prior, GaussianPrior) and not is_hard(graph.temperature):
-        prior = prior_form(graph.action_prior.prior_parts(n, m), graph.temperature)
-    timed = [linear.homogeneous, linear.covariance, cost, prior]
-    timed += [cost.new_zeros(1, n + 1, n + 1) if end is None else end[None]]
+        parts = graph.action_prior.prior_parts(n, m)
+        gain, spread = torch.cat([parts.gain, parts.offset[..., None]], -1), parts.covariance
+        prior = graph.temperature * _deviation_form(gain, spread)
+    timed = [linear.homogeneous, linear.covariance, reward, prior, gain, spread]
+    timed += [reward.new_zeros(1, n + 1, n + 1) if end is None else end[None]]
     dtype = reduce(torch.promote_types, (part.dtype for part in timed if part is not None))
     dims = max(start.mean.dim() - 1, *(part.dim() - 3 for part in timed if part is not None))
-    dynamics, noise, cost, prior, end = (_cast(part, dims, dtype) for part in timed)
+    dynamics, noise, reward, prior, gain, spread, end = (_cast(part, dims, dtype) for part in timed)
     covariance = None if start.covariance is None else start.covariance.to(dtype)
     return LinearQuadratic(
         dynamics=dynamics,
         noise=noise,
-        cost=cost if prior is None else cost + prior,
-        prior=prior,
+        cost=reward if prior is None else reward + prior,
+        reward=reward,
         end=end[0],
         initial_mean=start.mean.to(dtype),
         initial_covariance=covariance,
         temperature=graph.temperature,
         discount=graph.discount,
         horizon=graph.horizon,
+        prior_gain=gain,
+        prior_covariance=spread,
     )
 
 
 def prior_form(parts: GaussianPriorParts, temperature: float | Tensor) -> Tensor:
     """Writes -alpha log N(u; Kx + k, S) as z'Mz/2, z = [x; 1; u]: M, `[T or 1, *batch, d, d]`."""
-    gain, offset, covariance = parts.gain, parts.offset, parts.covariance
-    m, n = gain.shape[-2:]
-    identity = torch.eye(m, dtype=gain.dtype, device=gain.device)
-    batch = torch.broadcast_shapes(gain.shape[:-2], offset.shape[:-1], covariance.shape[:-2])
-    pieces = (-gain, -offset[..., None], identity)
-    away = torch.cat([piece.expand(*batch, *piece.shape[-2:]) for piece in pieces], -1)
-    factor = torch.linalg.cholesky(covariance)
-    form = away.mT @ torch.cholesky_solve(away, factor.expand(*batch, m, m))
-    corner = torch.zeros_like(form[..., 0, 0]) + m * math.log(2 * math.pi)
-    corner = corner + 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    m, n = parts.gain.shape[-2:]
+    form = _deviation_form(torch.cat([parts.gain, parts.offset[..., None]], -1), parts.covariance)
+    corner = m * math.log(2 * math.pi) + torch.linalg.slogdet(parts.covariance).logabsdet
     place = torch.zeros(form.shape[-2:], dtype=form.dtype, device=form.device)
     place[n, n] = 1.0
     return temperature * (form + corner[..., None, None] * place)
+
+
+def _deviation_form(gain: Tensor, covariance: Tensor) -> Tensor:
+    """Writes (u - Kx - k)' S^-1 (u - Kx - k) as z'Mz, z = [x; 1; u]: M, `[T or 1, *batch, d, d]`.
+
+    Args:
+        gain: [K k], `[T or 1, *batch, m, n + 1]`.
+        covariance: S, `[T or 1, *batch, m, m]`.
+    """
+    away = block_matrix([[-gain, torch.eye(gain.shape[-2], dtype=gain.dtype, device=gain.device)]])
+    factor = torch.linalg.cholesky(covariance)
+    return away.mT @ torch.cholesky_solve(away, factor.expand(*away.shape[:-2], *factor.shape[-2:]))
 
 
 def _cast(part: Tensor | None, dims: int, dtype: torch.dtype) -> Any:

@@ -143,7 +143,7 @@ class TrajectoryGraph:
             num_steps = getattr(getattr(self, slot), "num_steps", None)
             if num_steps is not None and num_steps != self.horizon:
                 horizon = "infinite" if self.horizon is None else self.horizon
-                raise ValueError(f"{slot}: its tables are for {num_steps} steps, the horizon is {horizon}")
+                raise ValueError(f"{slot}: it is for {num_steps} steps, the horizon is {horizon}")
 
     def replace(self, **changes: Any) -> TrajectoryGraph:
         """Makes a changed copy: `graph.replace(temperature=0.1)`.

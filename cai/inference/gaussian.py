@@ -138,7 +138,7 @@ class GaussianPosterior(Posterior):
     @grad_cached_property
     def _reward_form(self) -> Tensor:
         """M without the action prior's part: r = -z'Mz/2."""
-        return self.problem.cost if self.problem.prior is None else self.problem.cost - self.problem.prior
+        return self.problem.reward
 
     @property
     def _after(self) -> Tensor:
@@ -479,7 +479,7 @@ class GaussianPosterior(Posterior):
                 raise ValueError(
                     f"gap: the graphs differ: {name} {getattr(mine, name)} against {getattr(theirs, name)}"
                 )
-        for name in ("dynamics", "noise", "cost", "prior", "end", "initial_mean", "initial_covariance"):
+        for name in ("dynamics", "noise", "cost", "reward", "end", "prior_covariance", "initial_mean", "initial_covariance"):
             first, second = getattr(mine, name), getattr(theirs, name)
             if first is second:
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -18,10 +18,10 @@ from cai.inference.stats import Stats
 from cai.methods.schedules import check_time_schedule
 from cai.methods.tabular_method import AbstractTabularMethod
 from cai.ops.gaussian.control_scan import pays_to_scan, solve_by_scan
-from cai.ops.gaussian.existence import need_bearable_start
-from cai.ops.gaussian.problem import LinearQuadratic, QuadraticMessages
+from cai.ops.gaussian.existence import need_expectation_of_start
+from cai.ops.gaussian.problem import Answer, LinearQuadratic, QuadraticMessages, around_prior, from_prior
 from cai.ops.gaussian.riccati import solve
-from cai.ops.gaussian.stationary import StationaryAnswer, solve_stationary
+from cai.ops.gaussian.stationary import solve_stationary
 from cai.ops.scans.time_schedules import AssociativeScan
 from cai.ops.threads import threads_for
 
@@ -36,7 +36,7 @@ class QuadraticState:
     """
 
     problem: LinearQuadratic
-    answer: StationaryAnswer | None = None
+    answer: Answer | None = None
 
 
 class AbstractExactMethod(AbstractTabularMethod):
@@ -72,12 +72,13 @@ class AbstractExactMethod(AbstractTabularMethod):
         problem = state.problem
         eta = risk_parameter(self.reading, problem.temperature)
         with threads_for(problem.message_batch.numel() * problem.cost.shape[-1] ** 2):
+            centred = around_prior(problem)
             if problem.horizon is None:
-                answer = solve_stationary(problem, eta)
+                answer = solve_stationary(centred, eta)
             else:
-                answer = StationaryAnswer(self._through_time(problem, eta), problem.horizon, 0.0)
-        need_bearable_start(problem, answer.messages, eta)
-        return QuadraticState(problem, answer)
+                answer = Answer(self._through_time(centred, eta), problem.horizon, 0.0)
+        need_expectation_of_start(problem, answer.messages, eta)
+        return QuadraticState(problem, replace(answer, messages=from_prior(problem, answer.messages)))
 
     def _through_time(self, problem: LinearQuadratic, eta: float | Tensor) -> QuadraticMessages:
         """Solves a finite horizon as scheduled; without a schedule by a scan where that pays and keeps its digits."""

@@ -51,11 +51,11 @@ BAD = {
         "reward: .* 3 states and 3 actions, the dynamics",
     ),
     "linear reward": ({"reward": F.LinearReward(np.zeros((4, 2)))}, "reward: LinearReward is for 4 states"),
-    "reward steps": ({"reward": F.TabularReward.per_step(np.zeros((3, 3)))}, "reward: its tables are for 3 steps"),
+    "reward steps": ({"reward": F.TabularReward.per_step(np.zeros((3, 3)))}, "reward: it is for 3 steps"),
     "dynamics steps": ({"dynamics": F.TabularDynamics.per_step([P] * 5)}, "dynamics: .* 5 steps, the horizon is 4"),
     "prior steps": (
         {"action_prior": F.TabularPolicy.per_step(np.full((2, 3, 2), 0.5))},
-        "action_prior: its tables are for 2 steps",
+        "action_prior: it is for 2 steps",
     ),
     "steps without end": (
         {"dynamics": F.TabularDynamics.per_step([P] * 5), "horizon": None},

@@ -241,7 +241,7 @@ BAD_RECORDS = {
     "infinite": ({"observations": np.where(np.arange(T + 1)[:, None] == 3, np.inf, Y), "actions": U}, "time 3"),
     "unknown action": ({"observations": Y, "actions": U + np.nan}, "actions are not finite at time 0"),
     "states too": ({"states": {0: 1}, "observations": Y, "actions": U}, "cannot both be known"),
-    "horizon": ({"observations": Y[:3], "actions": U[:2]}, "its tables are for 8 steps|times, the horizon is"),
+    "horizon": ({"observations": Y[:3], "actions": U[:2]}, "it is for 8 steps|times, the horizon is"),
 }
 
 

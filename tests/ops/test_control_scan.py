@@ -53,7 +53,7 @@ def problem(
         dynamics=homogeneous_dynamics(a, 0.5 * normal(rng, t, *batch, n, m), 0.2 * normal(rng, t, *batch, n)),
         noise=noise * spread @ spread.mT if noise else None,  # singular where n > 2
         cost=cost,
-        prior=None,
+        reward=cost,
         end=homogeneous_form(joint[-1, ..., :n, :n], 0.1 * normal(rng, *batch, n), torch.zeros(batch).double()),
         initial_mean=torch.zeros(*batch, n, dtype=torch.float64),
         initial_covariance=None,

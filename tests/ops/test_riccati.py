@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,7 @@ import cai
 from cai.ops.gaussian.marginals import optimal_path
 from cai.ops.gaussian.problem import LinearQuadratic, homogeneous_dynamics, symmetric
 from cai.ops.gaussian.riccati import discounted_sums, solve
+from cai.ops.gaussian.risk import scaled_logdet
 from cai.ops.gaussian.stationary import lyapunov, solve_stationary
 
 HORIZON, BATCH, N, M = 5, 2, 3, 2
@@ -47,7 +49,7 @@ def problem_of(parts: dict[str, Tensor], **changes: Any) -> LinearQuadratic:
         dynamics=parts["dynamics"] * free + fixed,
         noise=symmetric(parts["noise"]),
         cost=symmetric(parts["cost"]),
-        prior=None,
+        reward=symmetric(parts["cost"]),
         end=symmetric(parts["end"]),
         initial_mean=parts["start"],
         initial_covariance=None,
@@ -65,7 +67,8 @@ def backward_in_numpy(problem: LinearQuadratic, eta: float, b: int) -> dict[str,
     alpha, gamma = float(problem.temperature), problem.discount
     found: dict[str, list[np.ndarray]] = {"p": [p], "linear": [linear], "constant": [constant], "gain": [], "cov": []}
     for t in range(HORIZON - 1, -1, -1):
-        d, m, w = (problem.at(part, t)[b].numpy() for part in (problem.dynamics, problem.cost, problem.noise))
+        parts = (problem.dynamics, problem.cost, problem.noise)
+        d, m, w = (part[t if len(part) > 1 else 0, b].numpy() for part in parts)
         f, c, act = d[:N, :N], d[:N, N], d[:N, N + 1 :]
         if eta:
             turn = np.linalg.inv(np.eye(N) + eta * p @ w)
@@ -260,3 +263,87 @@ def test_no_fixed_point_is_refused() -> None:
     unseen["cost"][..., : N + 1, : N + 1] = 0.0
     with pytest.raises(cai.IncompatibleMethod, match="closed loop is not stable"):
         solve_stationary(problem_of(unseen, horizon=None), 0.0)
+
+
+# -- digits, units and refusals ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eta", [1e-30, 1e-12, 1e-6, 1e-4, 1e-3, -1e-9])
+def test_the_logdet_of_a_little_risk_keeps_its_digits(eta: float) -> None:
+    """Against 50 digits: logdet(I + eta X) / eta, whose plain form is zero or noise."""
+    with mpmath.workdps(50):
+        for size in (1, 3):
+            g = torch.Generator().manual_seed(size)
+            x = torch.randn(4, size, size, generator=g, dtype=torch.float64)
+            for got, one in zip(scaled_logdet(x, eta), x, strict=True):
+                exact = mpmath.log(mpmath.det(mpmath.eye(size) + eta * mpmath.matrix(one.tolist()))) / eta
+                assert abs(float(got) - float(exact)) <= 1e-12 * max(1.0, abs(float(exact)))
+    single = scaled_logdet(x.float(), eta)
+    torch.testing.assert_close(single.double(), scaled_logdet(x, eta), rtol=1e-4, atol=1e-4)
+
+
+def test_the_logdet_of_a_little_risk_has_its_gradient() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 2, 2, generator=g, dtype=torch.float64) * torch.tensor([1.0, 1e-3, 1e-6])[:, None, None]
+    eta = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(scaled_logdet, (x.double().requires_grad_(), eta), atol=1e-6)
+
+
+@pytest.mark.parametrize("unit", [1e-20, 1e-8, 1.0, 1e12])
+def test_stationary_messages_do_not_depend_on_the_unit_of_reward(unit: float) -> None:
+    parts = parts_of(4, num_steps=1)
+    plain = solve_stationary(problem_of(parts, horizon=None, temperature=0.0), 0.0).messages
+    scaled = {**parts, "cost": unit * parts["cost"]}
+    messages = solve_stationary(problem_of(scaled, horizon=None, temperature=0.0), 0.0).messages
+    torch.testing.assert_close(messages.values / unit, plain.values, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(messages.gains, plain.gains, rtol=1e-10, atol=1e-10)
+
+
+def test_each_batch_element_converges_by_its_own_measure() -> None:
+    parts = parts_of(4, num_steps=1)
+    cost = parts["cost"] * torch.tensor([1e12, 1e-6], dtype=torch.float64)[:, None, None]
+    both = solve_stationary(problem_of({**parts, "cost": cost}, horizon=None, temperature=0.0), 0.0).messages
+    plain = solve_stationary(problem_of(parts, horizon=None, temperature=0.0), 0.0).messages
+    torch.testing.assert_close(both.gains, plain.gains, rtol=1e-9, atol=1e-9)
+
+
+def test_a_reward_for_going_ever_further_is_refused() -> None:
+    dynamics = homogeneous_dynamics(*(torch.tensor(x, dtype=torch.float64) for x in ([[0.5]], [[1.0]], [0.0])))
+    cost = torch.diag(torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64))
+    nothing = torch.zeros(2, 2, dtype=torch.float64)
+    start = torch.zeros(1, dtype=torch.float64)
+    problem = LinearQuadratic(dynamics[None], None, cost[None], cost[None], nothing, start, None, 1.0, 1.0, None)
+    with pytest.raises(cai.IncompatibleMethod, match="infinite horizon|not concave|does not exist"):
+        solve_stationary(problem, 0.0)
+
+
+def test_overflow_under_risk_is_no_question_of_risk() -> None:
+    f = cai.factors
+    dynamics = f.LinearGaussianDynamics([[1e200]], [[0.0]], [[1.0]])
+    graph = cai.TrajectoryGraph(f.Delta([1.0]), dynamics, f.QuadraticReward([[1.0]], [[1.0]]), horizon=9)
+    with pytest.raises(cai.NonFinite, match="not finite at time"):
+        cai.infer(graph, cai.SumProduct())
+
+
+@pytest.mark.parametrize(("dtype", "temperature", "digits"), [(torch.float64, 1e12, 1e-9), (torch.float32, 1e8, 1e-4)])
+def test_great_temperatures_with_a_prior(dtype: torch.dtype, temperature: float, digits: float) -> None:
+    """As alpha grows the policy becomes the prior, and V the return of following it."""
+    f = cai.factors
+    follow = np.array([[-0.3, 0.1]])
+    a, b, spread = np.array([[0.9, 0.2], [0.0, 0.8]]), np.array([[0.0], [1.0]]), 0.2
+    graph = cai.TrajectoryGraph(
+        f.Delta([1.0, -1.0]),
+        f.LinearGaussianDynamics(a, b, dtype=dtype),
+        f.QuadraticReward(np.eye(2), [[0.5]], dtype=dtype),
+        action_prior=f.LinearGaussianPolicy(follow, covariance=[[spread]], dtype=dtype),
+        horizon=6,
+        temperature=temperature,
+    )
+    posterior = cai.infer(graph, cai.SoftValueIteration())
+    x, c, expected = np.array([1.0, -1.0]), np.zeros((2, 2)), 0.0
+    for _ in range(6):
+        second = c + np.outer(x, x)
+        expected -= 0.5 * np.trace(second) + 0.25 * (float((follow @ second @ follow.T)[0, 0]) + spread)
+        x, c = (a + b @ follow) @ x, (a + b @ follow) @ c @ (a + b @ follow).T + spread * b @ b.T
+    assert float(posterior.expected_return) == pytest.approx(expected, rel=digits)
+    assert float(posterior.v([1.0, -1.0])) == pytest.approx(expected, rel=digits)

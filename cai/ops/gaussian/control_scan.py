@@ -20,10 +20,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from cai.errors import IncompatibleMethod
-from cai.ops.gaussian.existence import need_bearable, tilt_info
+from cai.ops.gaussian.existence import need_expectation, tilt_info
 from cai.ops.gaussian.problem import LinearQuadratic, QuadraticMessages
-from cai.ops.gaussian.riccati import assemble, scaled_noise
+from cai.ops.gaussian.riccati import assemble
 from cai.ops.gaussian.riccati_scan import Scanned, riccati_scan
+from cai.ops.gaussian.risk import scaled_noise
 
 
 def scanned_values(problem: LinearQuadratic, eta: float | Tensor) -> Tensor:
@@ -53,8 +54,16 @@ def solve_by_scan(problem: LinearQuadratic, eta: float | Tensor) -> QuadraticMes
     gains = -torch.linalg.solve_triangular(factors.mT, mixed.mT, upper=True)
     curvatures = factors @ factors.mT
     if problem.noise is not None and scaled_noise(problem, eta) is not None:
-        need_bearable(tilt_info(scanned.values[1:, ..., :-1, :-1], problem.noise, eta))
-    return assemble(problem, eta, scanned.corners, scanned.values, gains, curvatures, factors.detach())
+        need_expectation(tilt_info(scanned.values[1:, ..., :-1, :-1], problem.noise, eta))
+    return assemble(
+        problem,
+        eta,
+        corners=scanned.corners,
+        values=scanned.values,
+        gains=gains,
+        curvatures=curvatures,
+        factors=factors.detach(),
+    )
 
 
 def pays_to_scan(batch: int, horizon: int, num_states: int) -> bool:

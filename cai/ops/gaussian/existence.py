@@ -44,7 +44,7 @@ def tilt_info(values: Tensor, spread: Tensor, eta: float | Tensor) -> Tensor:
     return torch.linalg.cholesky_ex(identity + sign_of(eta) * (root.mT @ values.detach() @ root)).info
 
 
-def need_bearable(info: Tensor) -> None:
+def need_expectation(info: Tensor) -> None:
     """Raises `IncompatibleMethod` unless I + eta P W was positive definite at all times: info is `[T, ...]`."""
     if (info != 0).any():
         t = int((info != 0).nonzero()[-1, 0])
@@ -54,7 +54,7 @@ def need_bearable(info: Tensor) -> None:
         )
 
 
-def need_bearable_start(problem: LinearQuadratic, messages: QuadraticMessages, eta: float | Tensor) -> None:
+def need_expectation_of_start(problem: LinearQuadratic, messages: QuadraticMessages, eta: float | Tensor) -> None:
     """Raises `IncompatibleMethod` unless E exp(eta V_0) exists over the first state."""
     spread, n = problem.initial_covariance, problem.num_states
     if spread is None or (not isinstance(eta, Tensor) and eta == 0.0):

@@ -30,8 +30,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from cai.ops.gaussian.problem import LinearQuadratic, QuadraticMessages, flat, summed, symmetric, with_one
-from cai.ops.gaussian.riccati import scaled_noise, through_noise
+from cai.ops.gaussian.problem import (
+    LinearQuadratic,
+    QuadraticMessages,
+    flat_batch,
+    summed_over_time,
+    symmetric,
+    with_one,
+)
+from cai.ops.gaussian.risk import is_zero, scaled_noise, through_noise, towards_luck
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +88,7 @@ def start_of(problem: LinearQuadratic, messages: QuadraticMessages, eta: float |
     mean, covariance = problem.initial_mean, problem.initial_covariance
     if covariance is None:
         return Moments(mean, mean.new_zeros(*mean.shape, n))
-    if _is_zero(eta):
+    if is_zero(eta):
         return Moments(mean, covariance)
     value = messages.values[0]
     turn = _solved(eta * covariance, value[..., :n, :n])
@@ -96,7 +103,7 @@ def arrival_of(problem: LinearQuadratic, messages: QuadraticMessages, eta: float
     if scaled is None or noise is None:
         return Arrival(problem.dynamics[..., :n, :], noise)
     after = messages.values if problem.horizon is None else messages.values[1:]
-    turned = problem.dynamics - pad(scaled, (0, 1, 0, 1)) @ (through_noise(after, scaled) @ problem.dynamics)
+    turned = towards_luck(problem.dynamics, through_noise(after, scaled), scaled)
     return Arrival(turned[..., :n, :], symmetric(_solved(scaled, after[..., :n, :n]) @ noise))
 
 
@@ -144,14 +151,16 @@ def optimal_path(problem: LinearQuadratic, messages: QuadraticMessages, eta: flo
     batch = torch.broadcast_shapes(messages.gains.shape[1:-2], start.shape[:-1])
     scaled = scaled_noise(problem, eta)
     if problem.discount < 1.0 or messages.factors is None or not (problem.learns or start.requires_grad):
-        noise = None if scaled is None else flat(scaled, batch)
-        turned = _turned(flat(problem.dynamics, batch), flat(messages.values, batch), noise)
-        path = _rolled(turned, flat(messages.gains, batch), flat(with_one(start)[None, ..., None], batch)[0])
+        noise = None if scaled is None else flat_batch(scaled, batch)
+        turned = _turned(flat_batch(problem.dynamics, batch), flat_batch(messages.values, batch), noise)
+        path = _rolled(
+            turned, flat_batch(messages.gains, batch), flat_batch(with_one(start)[None, ..., None], batch)[0]
+        )
     else:
         fixed = [x.detach() for x in (messages.values, messages.gains, messages.factors)]
         parts = [problem.dynamics, problem.cost, problem.end[None], with_one(start)[None, ..., None]]
         parts += [] if scaled is None else [scaled]
-        path = _OptimalPath.apply(*(flat(part, batch) for part in (*fixed, *parts)))
+        path = _OptimalPath.apply(*(flat_batch(part, batch) for part in (*fixed, *parts)))
     return path.reshape(len(path), *batch, path.shape[-2])
 
 
@@ -189,8 +198,8 @@ class _OptimalPath(torch.autograd.Function):
         if noise:
             n = k - 1
             outer = symmetric(answers[..., :n, None] * multipliers[..., None, :n])
-            of_noise = [summed(outer, noise[0])]
-        parts = [summed(of_dynamics, dynamics), summed(of_cost, cost), of_end, -w[:1], *of_noise]
+            of_noise = [summed_over_time(outer, noise[0])]
+        parts = [summed_over_time(of_dynamics, dynamics), summed_over_time(of_cost, cost), of_end, -w[:1], *of_noise]
         return None, None, None, *parts
 
 
@@ -236,16 +245,10 @@ def _rolled(
 
 def _turned(dynamics: Tensor, values: Tensor, noise: Tensor | None) -> Tensor:
     """Computes (I - eta W P~) D for all steps."""
-    if noise is None:
-        return dynamics
-    return dynamics - pad(noise, (0, 1, 0, 1)) @ (through_noise(values[1:], noise) @ dynamics)
+    return towards_luck(dynamics, through_noise(values[1:], noise), noise)
 
 
 def _solved(scaled: Tensor, values: Tensor) -> Tensor:
     """Computes G = (I + eta W P)^-1, `[..., n, n]`."""
     identity = torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device)
     return torch.linalg.inv(identity + scaled @ values)
-
-
-def _is_zero(eta: float | Tensor) -> bool:
-    return not isinstance(eta, Tensor) and eta == 0.0

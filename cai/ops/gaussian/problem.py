@@ -10,8 +10,9 @@ so that one symmetric matrix P holds the quadratic and the linear part of a valu
 corner of P is kept at zero, and the constant in s, which is summed up in float64: over long horizons it grows without
 bound while the rest of P settles.
 
-A Gaussian action prior N(Kx + k, S) is a cost alpha (u - Kx - k)' S^-1 (u - Kx - k) / 2 in M, and its normaliser
--(alpha/2) logdet(2 pi S) stands in the corner of M (twice, with the other sign).
+A Gaussian action prior N(Kx + k, S) is a cost alpha (u - Kx - k)' S^-1 (u - Kx - k) / 2 in M. Where alpha is great
+that swallows the reward's digits, and so does the prior's normaliser: messages are computed for actions that count from
+the prior's mean (`around_prior`), of which the prior's part is alpha S^-1 alone.
 
 Tensors are `[T, *batch, ...]`, or `[1, *batch, ...]` where all steps are alike, and broadcast over the batch.
 """
@@ -19,11 +20,12 @@ Tensors are `[T, *batch, ...]`, or `[1, *batch, ...]` where all steps are alike,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from cai.ops.tables import as_number, is_hard
 
@@ -36,25 +38,29 @@ class LinearQuadratic:
         dynamics: D, `[T or 1, *batch, n + 1, d]`.
         noise: W, `[T or 1, *batch, n, n]`, positive semi-definite, or None where there is none.
         cost: M, symmetric, `[T or 1, *batch, d, d]`, reward units.
-        prior: What of M comes from a Gaussian action prior, or None where that is flat.
+        reward: What of M comes from the reward; the rest is an action prior's.
         end: M_T, the cost of [x_T; 1], `[*batch, n + 1, n + 1]`.
         initial_mean: `[*batch, n]`.
         initial_covariance: `[*batch, n, n]`, positive semi-definite, or None where the start is known.
         temperature: alpha >= 0, reward units; a number or a 0-dim tensor.
         discount: gamma in [0, 1].
         horizon: T, or None for an infinite horizon.
+        prior_gain: [K k] of a Gaussian action prior N(Kx + k, S), `[T or 1, *batch, m, n + 1]`; None where it is flat.
+        prior_covariance: S, `[T or 1, *batch, m, m]`, or None.
     """
 
     dynamics: Tensor
     noise: Tensor | None
     cost: Tensor
-    prior: Tensor | None
+    reward: Tensor
     end: Tensor
     initial_mean: Tensor
     initial_covariance: Tensor | None
     temperature: float | Tensor
     discount: float
     horizon: int | None
+    prior_gain: Tensor | None = None
+    prior_covariance: Tensor | None = None
 
     @property
     def num_states(self) -> int:
@@ -91,16 +97,10 @@ class LinearQuadratic:
         return as_number(self.temperature)
 
     @property
-    def is_constant(self) -> bool:
-        """Whether all steps are alike."""
-        parts = [self.dynamics, self.cost] + ([] if self.noise is None else [self.noise])
-        return all(len(part) == 1 for part in parts)
-
-    @property
     def learns(self) -> bool:
         """Whether a gradient is wanted with respect to any part."""
-        parts = (self.dynamics, self.noise, self.cost, self.end, self.initial_mean, self.initial_covariance)
-        tensors = [*parts, self.temperature]
+        parts = (self.dynamics, self.noise, self.cost, self.end, self.prior_gain, self.prior_covariance)
+        tensors = [*parts, self.initial_mean, self.initial_covariance, self.temperature]
         return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in tensors)
 
     @property
@@ -108,23 +108,31 @@ class LinearQuadratic:
         """The same problem without gradients."""
         changes: dict[str, Any] = {
             name: value.detach()
-            for name in (
-                "dynamics",
-                "noise",
-                "cost",
-                "prior",
-                "end",
-                "initial_mean",
-                "initial_covariance",
-                "temperature",
-            )
+            for name in (part.name for part in fields(self))
             if isinstance(value := getattr(self, name), Tensor)
         }
         return replace(self, **changes)
 
-    def at(self, part: Tensor, t: int) -> Tensor:
-        """Gives step t of a part `[T or 1, ...]`."""
-        return part[t if len(part) > 1 else 0]
+
+def around_prior(problem: LinearQuadratic) -> LinearQuadratic:
+    """Gives the problem for actions that count from the prior's mean, u - Kx - k; itself where the prior is flat."""
+    gain, spread = problem.prior_gain, problem.prior_covariance
+    if gain is None or spread is None:
+        return problem
+    k, m = gain.shape[-1], gain.shape[-2]
+    states, actions = (torch.eye(size, dtype=gain.dtype, device=gain.device) for size in (k, m))
+    turn = block_matrix([[states, gain.new_zeros(k, m)], [gain, actions]])
+    reward = symmetric(turn.mT @ problem.reward @ turn)
+    weight = pad(problem.temperature * torch.linalg.inv(spread), (k, 0, k, 0))
+    dynamics = problem.dynamics @ turn
+    return replace(problem, dynamics=dynamics, cost=reward + weight, reward=reward, prior_gain=torch.zeros_like(gain))
+
+
+def from_prior(problem: LinearQuadratic, messages: QuadraticMessages) -> QuadraticMessages:
+    """Gives messages of `around_prior(problem)` for the actions themselves."""
+    if problem.prior_gain is None:
+        return messages
+    return replace(messages, gains=messages.gains + problem.prior_gain)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +157,21 @@ class QuadraticMessages:
     covariances: Tensor
     factors: Tensor | None = None
     gain: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """Messages, and how they were reached.
+
+    Attributes:
+        messages: The messages.
+        num_steps: Steps, or rounds of doubling.
+        residual: max |P - backup(P)| of an infinite horizon, reward units.
+    """
+
+    messages: QuadraticMessages
+    num_steps: int
+    residual: float
 
 
 def homogeneous_dynamics(a: Tensor, b: Tensor, offset: Tensor) -> Tensor:
@@ -222,7 +245,7 @@ def symmetric(matrix: Tensor) -> Tensor:
     return 0.5 * (matrix + matrix.mT)
 
 
-def flat(part: Tensor, batch: torch.Size) -> Tensor:
+def flat_batch(part: Tensor, batch: torch.Size) -> Tensor:
     """Expands `[T, *batch, r, c]` over the batch, and makes that one dimension."""
     shape = part.shape
     missing = len(batch) - (len(shape) - 3)
@@ -230,6 +253,6 @@ def flat(part: Tensor, batch: torch.Size) -> Tensor:
     return part.expand(shape[0], *batch, *shape[-2:]).reshape(shape[0], -1, *shape[-2:])
 
 
-def summed(gradient: Tensor, part: Tensor) -> Tensor:
+def summed_over_time(gradient: Tensor, part: Tensor) -> Tensor:
     """Sums a gradient over time where one part serves all steps."""
     return gradient.sum(0, keepdim=True) if len(part) < len(gradient) else gradient

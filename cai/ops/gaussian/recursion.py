@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import pad
 
-from cai.ops.gaussian.existence import need_bearable, need_concave, need_finite
-from cai.ops.gaussian.problem import summed, symmetric
+from cai.ops.gaussian.existence import need_concave, need_expectation, need_finite
+from cai.ops.gaussian.problem import summed_over_time, symmetric
+from cai.ops.gaussian.risk import towards_luck
 
 
 class Recursion(torch.autograd.Function):
@@ -48,9 +48,7 @@ class Recursion(torch.autograd.Function):
         k = end.shape[-1]
         closed = torch.cat([_identity(k, values[0]).expand(len(gains), -1, k, k), gains], -2)
         own = _of_gains(gains, factors, outputs[2], outputs[3])
-        to_next = dynamics
-        if noise:  # through the noise: (I + eta W P)^-1 = I - eta W P~
-            to_next = dynamics - pad(noise[0], (0, 1, 0, 1)) @ (tilted @ dynamics)
+        to_next = towards_luck(dynamics, tilted, noise[0] if noise else None)
         base = symmetric(outputs[0])
         base[1:] += ctx.discount * (to_next @ own @ to_next.mT)
         base[:, :, -1, -1] = outputs[1]
@@ -61,8 +59,8 @@ class Recursion(torch.autograd.Function):
         of_noise = []
         if noise:
             n = noise[0].shape[-1]
-            of_noise = [summed(-(tilted @ (moved @ dynamics.mT) @ tilted)[..., :n, :n], noise[0])]
-        parts = [summed(of_dynamics, dynamics), summed(of_cost, cost), passed[-1:], *of_noise]
+            of_noise = [summed_over_time(-(tilted @ (moved @ dynamics.mT) @ tilted)[..., :n, :n], noise[0])]
+        parts = [summed_over_time(of_dynamics, dynamics), summed_over_time(of_cost, cost), passed[-1:], *of_noise]
         return None, None, None, None, *parts
 
 
@@ -126,14 +124,16 @@ class _Loop:
 
     def check(self) -> None:
         """Raises the error of the last time at which the recursion went wrong."""
-        if self._tilts:
-            need_bearable(torch.stack(self._tilts[::-1]))
         info = torch.stack(self._infos[::-1])
-        if not (info != 0).any():
+        tilts = torch.stack(self._tilts[::-1]) if self._tilts else torch.zeros_like(info)
+        wrong = (info != 0) | (tilts != 0)
+        if not wrong.any():
             need_finite(self.values)
             return
-        t = int((info != 0).nonzero()[-1, 0])
+        t = int(wrong.nonzero()[-1, 0])
         need_finite(self.values[t + 1 :], first=t + 1)
+        if (tilts[t] != 0).any():
+            need_expectation(tilts)
         last = self._dynamics[t if len(self._dynamics) > 1 else 0]
         if not torch.isfinite(last.mT @ self.tilted[t] @ last).all():
             need_finite(self.values[: t + 1])

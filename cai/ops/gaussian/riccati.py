@@ -8,7 +8,7 @@ how luck is read, (1/eta) log E exp(eta V) (0 is the plain mean, 1/alpha the pos
     K  = -H_uu^-1 H_uy,  P_t = H_yy + H_yu K                  V_t = alpha log integral exp(Q_t / alpha) du
 
 and the constants, s_t = -corner(P_t)/2 + gamma (s_{t+1} + nu) + (alpha/2) (m log(2 pi alpha) - logdet H_uu), where nu
-is -tr(PW)/2, or -logdet(I + eta P W) / (2 eta).
+is -tr(PW)/2, or -logdet(I + eta P W) / (2 eta); a Gaussian prior's normaliser joins logdet H_uu.
 
 Adjoint. At the optimum K's own variation drops out of P, dP_t = Y' dH_t Y with Y = [I; K], so that the only recursion
 is S_{t+1} = P_bar_{t+1} + Phi S_t Phi' forward in time, Phi = sqrt(gamma) (I - eta W P~) D Y the closed loop. All else
@@ -30,8 +30,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from cai.ops.gaussian.existence import need_concave, root_of, sign_of
-from cai.ops.gaussian.problem import LinearQuadratic, QuadraticMessages, flat, symmetric
+from cai.ops.gaussian.problem import LinearQuadratic, QuadraticMessages, flat_batch, symmetric
 from cai.ops.gaussian.recursion import Recursion
+from cai.ops.gaussian.risk import noise_constants, scaled_logdet, scaled_noise, through_noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,19 +65,31 @@ def solve(problem: LinearQuadratic, eta: float | Tensor) -> QuadraticMessages:
     """
     assert problem.horizon is not None
     batch = problem.message_batch
-    noise, factor, sign = _scaled_noise(problem, eta)
-    parts = [problem.dynamics, problem.cost, problem.end[None]] + ([] if noise is None else [noise])
-    flattened = [flat(part, batch) for part in parts]
-    halves = None if factor is None else flat(factor, batch)
-    arguments = (problem.horizon, problem.discount, sign, halves, *flattened)
+    noise, sign, root = scaled_noise(problem, eta), sign_of(eta), None
+    parts = [problem.dynamics, problem.cost, problem.end[None]]
+    if noise is not None:
+        parts.append(noise)
+        root = flat_batch(pad(root_of(sign * noise), (0, 0, 0, 1)), batch)
+    arguments = (problem.horizon, problem.discount, sign, root, *(flat_batch(part, batch) for part in parts))
     values, corners, gains, curvatures, factors = Recursion.apply(*arguments)
-    shaped = [x.reshape(len(x), *batch, *x.shape[-2:]) for x in (values, gains, curvatures, factors)]
-    return assemble(problem, eta, corners.reshape(-1, *batch), *shaped)
+    values, gains, curvatures, factors = (
+        x.reshape(len(x), *batch, *x.shape[-2:]) for x in (values, gains, curvatures, factors)
+    )
+    return assemble(
+        problem,
+        eta,
+        corners=corners.reshape(-1, *batch),
+        values=values,
+        gains=gains,
+        curvatures=curvatures,
+        factors=factors,
+    )
 
 
 def assemble(
     problem: LinearQuadratic,
     eta: float | Tensor,
+    *,
     corners: Tensor,
     values: Tensor,
     gains: Tensor,
@@ -102,7 +115,9 @@ def assemble(
 
 
 def step_constants(problem: LinearQuadratic, eta: float | Tensor, after: Tensor, curvatures: Tensor) -> Tensor:
-    """Computes gamma nu_t + (alpha/2) (m log(2 pi alpha) - logdet H_uu): `[T, *batch]`, float64.
+    """Computes gamma nu_t + (alpha/2) (m log(2 pi alpha) - logdet H_uu - logdet(2 pi S)): `[T, *batch]`, float64.
+
+    Without the last, of a Gaussian action prior's covariance S, where the prior is flat.
 
     Args:
         problem: The problem.
@@ -110,30 +125,21 @@ def step_constants(problem: LinearQuadratic, eta: float | Tensor, after: Tensor,
         after: P_{t+1}, `[T, *batch, n + 1, n + 1]`.
         curvatures: H_uu, `[T, *batch, m, m]`.
     """
-    total = torch.zeros(after.shape[:-2], dtype=torch.float64, device=after.device)
+    n, total = problem.num_states, torch.zeros(after.shape[:-2], dtype=torch.float64, device=after.device)
     if problem.noise is not None:
-        n = problem.num_states
         total = total + problem.discount * noise_constants(after[..., :n, :n], problem.noise, eta).double()
-    if not problem.is_hard:
-        alpha, m = torch.as_tensor(problem.temperature, dtype=torch.float64), problem.num_actions
-        logdets = _logdet(curvatures).double()
-        total = total + 0.5 * alpha * (m * torch.log(2 * math.pi * alpha) - logdets)
-    return total
-
-
-def noise_constants(values: Tensor, noise: Tensor, eta: float | Tensor) -> Tensor:
-    """Computes nu = -tr(PW)/2, or -logdet(I + eta P W) / (2 eta): `[...]`, reward units.
-
-    Args:
-        values: The quadratic part of P, `[..., n, n]`.
-        noise: W, `[..., n, n]`.
-        eta: The risk parameter.
-    """
-    if not isinstance(eta, Tensor) and eta == 0.0:
-        return -0.5 * (values * noise).sum((-2, -1))
-    product = eta * (values @ noise)
-    identity = torch.eye(product.shape[-1], dtype=product.dtype, device=product.device)
-    return -0.5 / eta * torch.linalg.slogdet(identity + product).logabsdet
+    if problem.is_hard:
+        return total
+    alpha = torch.as_tensor(problem.temperature, dtype=torch.float64)
+    if problem.prior_covariance is None:
+        logdets = torch.linalg.slogdet(curvatures).logabsdet.double()
+        return total + 0.5 * alpha * (problem.num_actions * torch.log(2 * math.pi * alpha) - logdets)
+    # With a prior N(., S), H_uu = alpha S^-1 + X: what is left of its normaliser is logdet(I + S X / alpha).
+    acts = problem.dynamics[..., n + 1 :]
+    curved = problem.reward[..., n + 1 :, n + 1 :]
+    curved = curved + problem.discount * acts.mT @ through_noise(after, scaled_noise(problem, eta)) @ acts
+    logdets = scaled_logdet(problem.prior_covariance @ curved, 1.0 / problem.temperature)
+    return total - 0.5 * logdets.double()
 
 
 def covariances_of(curvatures: Tensor, temperature: float | Tensor) -> Tensor:
@@ -186,37 +192,3 @@ def backup(dynamics: Tensor, cost: Tensor, tilted: Tensor, discount: float) -> B
     gains = -torch.cholesky_solve(hamiltonian[..., k:, :k], factors)
     values = hamiltonian[..., :k, :k] + hamiltonian[..., :k, k:] @ gains
     return Backup(symmetric(values), gains, factors)
-
-
-def through_noise(values: Tensor, noise: Tensor | None) -> Tensor:
-    """Computes P~ = (I + P eta W)^-1 P: `[..., n + 1, n + 1]`.
-
-    Args:
-        values: P, `[..., n + 1, n + 1]`.
-        noise: eta W, `[..., n, n]`, or None where that is zero.
-    """
-    if noise is None:
-        return values
-    padded = pad(noise, (0, 1, 0, 1))
-    identity = torch.eye(values.shape[-1], dtype=values.dtype, device=values.device)
-    return symmetric(torch.linalg.solve(identity + values @ padded, values))
-
-
-def scaled_noise(problem: LinearQuadratic, eta: float | Tensor) -> Tensor | None:
-    """Gives eta W, or None where that is zero."""
-    if problem.noise is None or (not isinstance(eta, Tensor) and eta == 0.0):
-        return None
-    return eta * problem.noise
-
-
-def _logdet(matrix: Tensor) -> Tensor:
-    return torch.linalg.slogdet(matrix).logabsdet
-
-
-def _scaled_noise(problem: LinearQuadratic, eta: float | Tensor) -> tuple[Tensor | None, Tensor | None, float]:
-    """Gives eta W, a square root of |eta| W with a row of zeros, and the sign of eta; None where there is nothing."""
-    noise = scaled_noise(problem, eta)
-    if noise is None:
-        return None, None, 1.0
-    sign = sign_of(eta)
-    return noise, pad(root_of(sign * noise), (0, 0, 0, 1)), sign

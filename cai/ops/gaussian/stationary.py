@@ -28,16 +28,9 @@ from torch.nn.functional import pad
 from cai.errors import IncompatibleMethod
 from cai.ops.gaussian.existence import tilt_info
 from cai.ops.gaussian.marginals import closed_loop
-from cai.ops.gaussian.problem import LinearQuadratic, QuadraticMessages, quadratic_form, symmetric, with_one
-from cai.ops.gaussian.riccati import (
-    Backup,
-    backup,
-    covariances_of,
-    scaled_noise,
-    step_constants,
-    through_noise,
-    without_corner,
-)
+from cai.ops.gaussian.problem import Answer, LinearQuadratic, QuadraticMessages, quadratic_form, symmetric, with_one
+from cai.ops.gaussian.riccati import Backup, backup, covariances_of, step_constants, without_corner
+from cai.ops.gaussian.risk import scaled_noise, through_noise, towards_luck
 from cai.ops.tables import as_number
 
 #: Rounds of doubling: 2^64 steps.
@@ -48,22 +41,7 @@ _MAX_STEPS = 1_000_000
 _MAX_POLISH = 30
 
 
-@dataclass(frozen=True, eq=False)
-class StationaryAnswer:
-    """The fixed point, and how it was reached.
-
-    Attributes:
-        messages: The messages, `[1, ...]`.
-        num_steps: Rounds of doubling, or steps.
-        residual: max |P - backup(P)|, reward units.
-    """
-
-    messages: QuadraticMessages
-    num_steps: int
-    residual: float
-
-
-def solve_stationary(problem: LinearQuadratic, eta: float | Tensor) -> StationaryAnswer:
+def solve_stationary(problem: LinearQuadratic, eta: float | Tensor) -> Answer:
     """Computes the backward messages of an infinite horizon; differentiable (once) with respect to every part.
 
     Args:
@@ -79,7 +57,7 @@ def solve_stationary(problem: LinearQuadratic, eta: float | Tensor) -> Stationar
         risk = as_number(eta)
         found = _quadratic_part(plain, risk)
         values = _with_linear_part(plain, risk, found.values)
-        _need_bearable(plain, risk, values)
+        _need_expectation(plain, risk, values)
         residual = float((_quadratic(_step(plain, risk, values).values) - _quadratic(values)).abs().max())
     values = _attached(problem, eta, values)
     last = _step(problem, eta, values)
@@ -87,7 +65,7 @@ def solve_stationary(problem: LinearQuadratic, eta: float | Tensor) -> Stationar
     increments = step_constants(problem, eta, values, curvatures) - 0.5 * last.values[..., -1, -1].double()
     covariances = covariances_of(curvatures, problem.temperature)
     messages = QuadraticMessages(values, increments, last.gains, covariances, last.factors.detach())
-    return StationaryAnswer(_levelled(problem, messages, eta), found.num_steps, residual)
+    return Answer(_levelled(problem, messages, eta), found.num_steps, residual)
 
 
 def stationary_moments(transition: Tensor, offset: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,32 +123,38 @@ def _quadratic_part(problem: LinearQuadratic, eta: float) -> _Found:
         between = identity + c @ j
         if eta < 0.0 and not (torch.linalg.eigvals(between).real > 0.0).all():
             break  # values have passed through infinity
-        solved = torch.linalg.solve(between, torch.cat([a, c], -1))
+        solved, info = torch.linalg.solve_ex(between, torch.cat([a, c], -1))
+        if (info != 0).any():
+            break
         moved, spread = solved[..., :n], solved[..., n:]
         gain = symmetric(a.mT @ j @ moved)
         j, c, a = j + gain, symmetric(c + a @ spread @ a.mT), a @ moved
         if not torch.isfinite(j).all():
             break
-        if gain.abs().max() <= torch.finfo(j.dtype).eps * j.abs().max().clamp(min=1.0):
+        if _all_within(gain, j, torch.finfo(j.dtype).eps):
             return _Found(j, k + 1)
     raise _unbounded(problem, eta)
 
 
 def _by_steps(problem: LinearQuadratic, eta: float) -> _Found:
     n = problem.num_states
-    values = without_affine(problem.cost[..., : n + 1, : n + 1]).expand(1, *problem.message_batch, n + 1, n + 1)
+    values = _without_affine(problem.cost[..., : n + 1, : n + 1]).expand(1, *problem.message_batch, n + 1, n + 1)
     for k in range(_MAX_STEPS):
-        new = without_affine(_step(problem, eta, values).values)
-        change = (new - values).abs().max()
-        values = new
+        new = _without_affine(_step(problem, eta, values).values)
+        change, values = new - values, new
         if not torch.isfinite(values).all():
             break
-        if change <= 4 * torch.finfo(values.dtype).eps * values.abs().max().clamp(min=1.0):
+        if _all_within(change, values, 4 * torch.finfo(values.dtype).eps):
             return _Found(_quadratic(values), k + 1)
     raise _unbounded(problem, eta)
 
 
-def without_affine(values: Tensor) -> Tensor:
+def _all_within(change: Tensor, whole: Tensor, share: float) -> bool:
+    """Whether every batch element changes by no more than a share of its greatest entry."""
+    return bool((change.abs().amax((-2, -1)) <= share * whole.abs().amax((-2, -1))).all())
+
+
+def _without_affine(values: Tensor) -> Tensor:
     """Keeps the quadratic part of `[..., n + 1, n + 1]` alone."""
     return pad(_quadratic(values), (0, 1, 0, 1))
 
@@ -183,8 +167,9 @@ def _unbounded(problem: LinearQuadratic, eta: float) -> IncompatibleMethod:
         )
     rate = "" if problem.discount == 1.0 else f" (times sqrt(gamma) = {math.sqrt(problem.discount):.6g})"
     return IncompatibleMethod(
-        "the value of this infinite horizon is unbounded: a mode of the dynamics that the reward punishes grows by "
-        f"itself{rate} and no action reaches it; give a finite horizon, a smaller discount, or actions that hold it"
+        "the value of this infinite horizon is unbounded: a mode of the dynamics grows by itself"
+        f"{rate}, the reward sees it and no action holds it, or going ever further is rewarded; give a finite horizon, "
+        "a smaller discount, actions that hold it, or a reward that is concave"
     )
 
 
@@ -204,7 +189,7 @@ def _polished(problem: LinearQuadratic, eta: float, values: Tensor) -> Tensor:
     """Takes single steps as long as they bring P nearer to its fixed point: rounding that doubling has gathered."""
     change = math.inf
     for _ in range(_MAX_POLISH):
-        new = without_affine(_step(problem, eta, values).values)
+        new = _without_affine(_step(problem, eta, values).values)
         before, change = change, float((new - values).abs().max())
         if not change < before:
             break
@@ -222,7 +207,7 @@ def _need_stable(phi: Tensor, discount: float) -> None:
         )
 
 
-def _need_bearable(problem: LinearQuadratic, eta: float, values: Tensor) -> None:
+def _need_expectation(problem: LinearQuadratic, eta: float, values: Tensor) -> None:
     """Raises `IncompatibleMethod` where E exp(eta V) of the fixed point does not exist, which eta < 0 can bring."""
     if eta < 0.0 and problem.noise is not None and (tilt_info(_quadratic(values), problem.noise, eta) != 0).any():
         raise IncompatibleMethod(
@@ -241,9 +226,7 @@ def _closed(problem: LinearQuadratic, eta: float | Tensor, values: Tensor, gains
     k, dynamics = gains.shape[-1], problem.dynamics
     closed = dynamics[..., :k] + dynamics[..., k:] @ gains
     scaled = scaled_noise(problem, eta)
-    if scaled is None:
-        return closed
-    return closed - pad(scaled, (0, 1, 0, 1)) @ (through_noise(values, scaled) @ closed)
+    return towards_luck(closed, through_noise(values, scaled), scaled)
 
 
 def _quadratic(values: Tensor) -> Tensor:

@@ -233,7 +233,7 @@ def _written_out(
         dynamics=dynamics[..., order],
         noise=around.noise,
         cost=cost,
-        prior=prior,
+        reward=cost if prior is None else cost - prior,
         end=end,
         initial_mean=problem.start,
         initial_covariance=around.initial_covariance,

@@ -24,8 +24,6 @@ from torch import Tensor
 from cai.errors import NonFinite
 from cai.ops.shooting.expansions import Curvature, Jacobians
 
-#: How many costs are computed in one call: the numbers that they are made of are to stay in the cache.
-_ROWS = 2**14
 #: A step, or steps that broadcast with the batch: a number, or int64 `[T, 1, ...]`.
 Time = int | Tensor
 
@@ -160,10 +158,8 @@ class ShootingProblem:
             states: `[T + 1, ..., B, n]`.
             actions: `[T, ..., B, m]`.
         """
-        length = max(1, _ROWS * len(actions) // max(1, states[:-1, ..., 0].numel()))
-        blocks = zip(*(part.split(length) for part in (states[:-1], actions, step_numbers(actions))), strict=True)
-        steps = [self.cost(*block) for block in blocks]
-        return torch.cat([*steps, self.end(states[-1], actions[-1, ..., :0], self.horizon)[None]])
+        steps = self.cost(states[:-1], actions, step_numbers(actions))
+        return torch.cat([steps, self.end(states[-1], actions[-1, ..., :0], self.horizon)[None]])
 
     def total_cost(self, states: Tensor, actions: Tensor) -> Tensor:
         """Computes sum_t gamma^t l_t + gamma^T l_T: `[..., B]`, float64; see `costs`."""
