@@ -50,15 +50,18 @@ from cai.ops.tables import Tables
 class RiskSensitiveControl(AbstractExactMethod):
     """Soft-optimal control that is averse to chance, indifferent to it, or fond of it, exactly.
 
-    Needs tables of the dynamics; temperature 0 is the entropic risk of hard control. For `eta=0`, the best policy on
-    average, `SoftValueIteration` is the shorter name; for the posterior, `eta=1/temperature`, `SumProduct`, which also
-    conditions on evidence. Take this one to be careful (`eta < 0`), or to see what lies between.
+    Needs tables of the dynamics, or linear-Gaussian factors without a discount (LEQG in both directions, refused where
+    the expectation of exp(eta V) does not exist); temperature 0 is the entropic risk of hard control. For `eta=0`, the
+    best policy on average, `SoftValueIteration` is the shorter name; for the posterior, `eta=1/temperature`,
+    `SumProduct`, which also conditions on evidence. Take this one to be careful (`eta < 0`), or to see what lies
+    between.
 
     Attributes:
         eta: Risk parameter, in 1 / reward units: how many nats a unit of reward is worth to the dynamics. Negative is
             risk-averse, positive risk-seeking.
-        solver: How the fixed point of an infinite horizon is reached: `Newton()`, `NewtonKrylov()`, `ValueIteration()`,
-            `Anderson()`, or None, which picks one of the first two, and sweeps at temperature 0 without discount.
+        solver: On tables, how the fixed point of an infinite horizon is reached: `Newton()`, `NewtonKrylov()`,
+            `ValueIteration()`, `Anderson()`, or None, which picks one of the first two, and sweeps at temperature 0
+            without discount.
         tolerance: Certified error of V to reach on an infinite horizon, relative to max(1, max|V|).
         max_steps: The most steps of the solver; None takes the solver's own limit.
     """
@@ -69,12 +72,12 @@ class RiskSensitiveControl(AbstractExactMethod):
     max_steps: int | None = None
 
     def accepts(self, graph: Any) -> None:
-        """Raises `IncompatibleMethod` unless the graph has tables and no evidence on later states.
+        """Raises `IncompatibleMethod` unless the graph is of tables without later evidence, or linear-Gaussian.
 
         Raises:
             ValueError: An eta that is no number, not finite, or so small that it is zero; what is not a solver.
         """
-        if not isinstance(self.eta, Real):
+        if not isinstance(self.eta, Real) or isinstance(self.eta, bool):
             raise ValueError(f"RiskSensitiveControl: eta must be a number (1 / reward units), got {self.eta!r}")
         if not isinstance(self.solver, Newton | NewtonKrylov | ValueIteration | Anderson | None):
             raise ValueError(

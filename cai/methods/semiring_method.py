@@ -46,7 +46,7 @@ class AbstractSemiringMethod(AbstractExactMethod):
         """How variables are summed out."""
 
     def accepts(self, graph: Any) -> None:
-        """Raises `IncompatibleMethod` unless the graph is a factor graph, or a trajectory graph on tables."""
+        """Raises `IncompatibleMethod` unless it is a factor graph, or a trajectory graph of tables or Gaussians."""
         if self.max_memory is not None and not self.max_memory > 0:
             raise ValueError(f"{type(self).__name__}: max_memory must be above 0 (GiB), got {self.max_memory}")
         if isinstance(graph, FactorGraph):

@@ -41,8 +41,9 @@ class SoftValueIteration(AbstractExactMethod):
     a step and relative values. On tables `SoftPolicyIteration` is this with Newton's method always.
 
     Attributes:
-        solver: How the fixed point of an infinite horizon is reached: `ValueIteration()`, `Newton()` and the others of
-            `cai.methods`. None picks Newton's method above discount 0.9, `NewtonKrylov()` in large sparse worlds.
+        solver: On tables, how the fixed point of an infinite horizon is reached: `ValueIteration()`, `Newton()` and the
+            others of `cai.methods`. None picks Newton's method above discount 0.9, `NewtonKrylov()` in large sparse
+            worlds.
         tolerance: Certified error of V to reach on an infinite horizon, relative to max(1, max|V|).
         max_steps: The most steps of the solver; None takes the solver's own limit.
         schedule: On linear-Gaussian graphs, how messages go through a finite horizon: `Sequential()` is the loop over

@@ -11,6 +11,10 @@ p(s'|s,a).
 
 Cost: as `SoftValueIteration`, with a log-sum-exp over successors in the place of a product.
 
+On linear-Gaussian graphs it is the optimistic LEQG: P is replaced by (I + P W / alpha)^-1 P before each step, gains are
+smaller, the dynamics is tilted to N(G (mu - W p / alpha), G W), G = (I + W P / alpha)^-1, and `log_evidence` is that of
+the joint Gaussian; exact, undiscounted, with and without a horizon.
+
 On any other discrete factor graph (`graph.unroll()` and what is made of it) the same messages run on a junction tree,
 at a cost of the product of the sizes of each clique's variables; `stats.num_steps` counts cliques.
 
@@ -39,11 +43,12 @@ from cai.ops.tables import Tables
 class SumProduct(AbstractSemiringMethod):
     """The posterior given optimality and evidence, exactly: log evidence, marginals, samples, tilted dynamics.
 
-    Answers a trajectory graph with tables of the dynamics and a positive temperature, and any `FactorGraph` whose
-    cliques fit into memory. It conditions on success, so under noise its policy is risk-seeking: for control take
-    `SoftValueIteration`, which equals it iff the dynamics is deterministic. It is the method for evidence on states and
-    actions (`graph.condition`), and the evidence that bounds are judged by. Without horizon, discount and terminal
-    states it gives the Perron pair of the graph: the gain a step and relative values.
+    Answers a trajectory graph with tables of the dynamics, or linear-Gaussian factors (LEQG), and a positive
+    temperature, and any `FactorGraph` whose cliques fit into memory. It conditions on success, so under noise its
+    policy is risk-seeking: for control take `SoftValueIteration`, which equals it iff the dynamics is deterministic. It
+    is the method for evidence on states and actions (`graph.condition`), and the evidence that bounds are judged by.
+    Without horizon, discount and terminal states it gives the Perron pair of the graph: the gain a step and relative
+    values.
 
     Attributes:
         tolerance: Certified error of V to reach on an infinite horizon, relative to max(1, max|V|).
@@ -73,7 +78,10 @@ class SumProduct(AbstractSemiringMethod):
         return newton_for(tables, self.max_steps)
 
     def accepts(self, graph: Any) -> None:
-        """Raises `IncompatibleMethod` unless it is a factor graph, or has tables and a positive temperature."""
+        """Raises `IncompatibleMethod` unless it is a factor graph, or has tables or linear-Gaussian factors.
+
+        And a positive temperature.
+        """
         super().accepts(graph)
         if isinstance(graph, TrajectoryGraph) and not graph.temperature:
             raise IncompatibleMethod(

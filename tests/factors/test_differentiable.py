@@ -68,6 +68,9 @@ def test_sizes_are_told_or_not() -> None:
     assert F.DifferentiableDynamics(swing, NOISE).state_size == 2
     assert F.DifferentiableDynamics(swing, NOISE, action_size=1).action_size == 1
     assert F.DifferentiableDynamics(swing).noise(7) is None
+    of_numpy = F.DifferentiableDynamics(swing, state_size=np.int64(2), action_size=np.int32(1))
+    assert (of_numpy.state_size, of_numpy.action_size) == (2, 1)
+    assert type(of_numpy.state_size) is type(of_numpy.action_size) is int  # as a file needs
 
 
 def test_derivatives_by_torch_func() -> None:
@@ -129,7 +132,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "size true": (lambda: F.DifferentiableDynamics(swing, action_size=True), "action_size must be .* got True"),
     "covariance size": (
         lambda: F.DifferentiableDynamics(swing, np.eye(3), state_size=2),
-        r"DifferentiableDynamics: covariance is \[3, 3\], state_size 2 needs \[2, 2\]",
+        r"DifferentiableDynamics covariance is \[3, 3\], state_size 2 needs \[2, 2\]",
     ),
     "covariance oblong": (lambda: F.DifferentiableDynamics(swing, np.ones((2, 3))), r"is \[2, 3\], .* needs \[3, 3\]"),
     "variance": (lambda: F.DifferentiableDynamics(swing, 0.1), r"covariance: expected \[\*batch, n, n\], got \[\]"),

@@ -110,6 +110,34 @@ def test_a_tensor_of_times_broadcasts(steps: int | None, batch: tuple[int, ...])
         torch.testing.assert_close(policy(x, times).log_prob(u)[i], policy(x[i], t).log_prob(u[i]))
 
 
+def test_times_of_every_kind() -> None:
+    dynamics = F.LinearGaussianDynamics.per_step(drawn(0, T, N, N), drawn(1, 1, N, M), covariance(2, T, N))
+    x, u = drawn(3, 2, N), drawn(4, 2, M)
+    several = torch.stack([dynamics.mean(x[0], u[0], 3), dynamics.mean(x[1], u[1], 1)])
+    for t in ([3, 1], np.array([3, 1]), np.array([3.0, 1.0]), torch.tensor([3, 1]), torch.tensor([3.0, 1.0])):
+        assert torch.equal(dynamics.mean(x, u, t), several)
+        torch.testing.assert_close(dynamics(x, u, t).mean, several)
+    for t in (3, 3.0, np.int64(3), torch.tensor(3), np.array(3)):
+        assert torch.equal(dynamics.mean(x, u, t), dynamics.mean(x, u, 3))
+        assert torch.equal(dynamics(x, u, t).covariance_matrix, dynamics(x, u, 3).covariance_matrix)
+
+
+def test_a_time_axis_of_one_serves_all_steps() -> None:
+    dynamics = F.LinearGaussianDynamics.per_step(drawn(0, 1, N, N), drawn(1, 1, N, M), covariance(2, 1, N))
+    reward = F.QuadraticReward.per_step(covariance(3, 1, N), covariance(4, 1, M))
+    policy = F.LinearGaussianPolicy.per_step(drawn(5, 1, M, N), covariance=covariance(6, 1, M))
+    observation = F.LinearGaussianObservation.per_step(drawn(5, 1, M, N), covariance(6, 1, M))
+    assert dynamics.num_steps is reward.num_steps is policy.num_steps is observation.num_times is None
+    assert dynamics.time_varying
+    assert dynamics.a.shape == (1, N, N)
+    x, u = drawn(7, N), drawn(8, M)
+    assert torch.equal(dynamics(x, u, 9).mean, dynamics(x, u).mean)
+    assert torch.equal(reward(x, u, t=9), reward(x, u))
+    assert torch.equal(policy(x, 9).mean, policy(x).mean)
+    end = F.QuadraticReward(covariance(3, 1, N)[0])
+    assert torch.equal(F.QuadraticReward.per_step(covariance(3, 1, N)).terminal_form(N), end.terminal_form(N))
+
+
 def test_times_under_vmap() -> None:
     dynamics = F.LinearGaussianDynamics.per_step(drawn(0, T, N, N), drawn(1, T, N, M))
     x, u = drawn(2, T, N), drawn(3, T, M)
@@ -211,6 +239,17 @@ def test_gaussian(batch: tuple[int, ...]) -> None:
     assert gaussian(torch.zeros(7, *batch, N), t=3).batch_shape == (7, *batch)
     assert isinstance(gaussian, protocols.GaussianInitial)
     assert isinstance(gaussian, protocols.GaussianPrior)
+
+
+@pytest.mark.parametrize(("of_mean", "of_spread"), [((), (3,)), ((3,), ()), ((2, 1), (3,)), ((1,), (2, 3))])
+def test_the_first_state_has_the_batch_of_mean_and_covariance(of_mean: Any, of_spread: Any) -> None:
+    gaussian = F.Gaussian(drawn(0, *of_mean, N), covariance(1, *of_spread, N))
+    batch = torch.broadcast_shapes(of_mean, of_spread)
+    moments = gaussian.initial_moments(N)
+    assert gaussian.batch_shape == batch
+    assert moments.mean.shape == (*batch, N)
+    assert torch.equal(moments.mean, gaussian().mean.expand(*batch, N))
+    assert torch.equal(moments.covariance.expand(*batch, N, N), gaussian.covariance.expand(*batch, N, N))
 
 
 def test_delta_as_a_vector() -> None:
@@ -390,12 +429,12 @@ SKEW, NEGATIVE = np.array([[1.0, 0.5], [0.0, 1.0]]), np.diag([1.0, -0.25])
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "A vector": (lambda: D(np.ones(3), EYE), r"LinearGaussianDynamics A: expected \[\*batch, n, n\], got \[3\]"),
     "A oblong": (lambda: D(np.ones((3, 2)), EYE), r"A must be square, got \[3, 2\]"),
-    "B rows": (lambda: D(EYE, np.ones((4, 2))), r"LinearGaussianDynamics: B is \[4, 2\], A \[3, 3\] needs \[3, m\]"),
+    "B rows": (lambda: D(EYE, np.ones((4, 2))), r"LinearGaussianDynamics B is \[4, 2\], A \[3, 3\] needs \[3, m\]"),
     "no actions": (lambda: D(EYE, np.ones((3, 0))), r"B: expected \[\*batch, n, m\], got \[3, 0\]"),
     "offset": (lambda: D(EYE, EYE, offset=np.ones(2)), r"offset has 2 coordinates, A \[3, 3\] needs 3"),
     "covariance size": (
         lambda: D(EYE, EYE, np.eye(2)),
-        r"LinearGaussianDynamics: covariance is \[2, 2\], A \[3, 3\] needs \[3, 3\]",
+        r"LinearGaussianDynamics covariance is \[2, 2\], A \[3, 3\] needs \[3, 3\]",
     ),
     "nan": (lambda: D(EYE * np.nan, EYE), r"LinearGaussianDynamics A: \(row 0, column 0\) is nan"),
     "nan in a batch": (
@@ -409,10 +448,10 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "text": (lambda: D([["a"]], EYE), "A: cannot be read as an array of numbers"),
     "complex": (lambda: D(EYE * 1j, EYE), "complex numbers"),
     "dtype": (lambda: D(EYE, EYE, dtype=torch.int64), "dtype must be a floating type"),
-    "skew": (lambda: F.Gaussian([0, 0], SKEW), "Gaussian: covariance is not symmetric: .* differ by 0.5"),
+    "skew": (lambda: F.Gaussian([0, 0], SKEW), "Gaussian covariance is not symmetric: .* differ by 0.5"),
     "negative": (
         lambda: F.Gaussian([0, 0], NEGATIVE),
-        "Gaussian: covariance is not positive semi-definite: least eigenvalue -0.25",
+        "Gaussian covariance is not positive semi-definite: least eigenvalue -0.25",
     ),
     "negative in a batch": (
         lambda: F.Gaussian([0, 0], np.stack([np.eye(2)] * 4 + [NEGATIVE])),
@@ -445,6 +484,30 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: D.per_step(np.stack([EYE] * 2), EYE[None]).mean(np.ones(3), np.ones(3), torch.tensor([-1, 0])),
         r"t is outside 0\.\.1",
     ),
+    "t that does not broadcast": (
+        lambda: D.per_step(np.ones((2, 3, 3, 3)), EYE[None]).mean(np.ones((2, 3)), np.ones(3), torch.tensor([0, 1])),
+        r"LinearGaussianDynamics: t, \[2\], does not broadcast with the batch \[3\]",
+    ),
+    "t array": (
+        lambda: D.per_step(np.stack([EYE] * 2), EYE[None]).mean(np.ones(3), np.ones(3), np.array([0, 2])),
+        r"t is outside 0\.\.1",
+    ),
+    "t fraction": (
+        lambda: D.per_step(np.stack([EYE] * 2), EYE[None]).mean(np.ones(3), np.ones(3), 0.5),
+        "LinearGaussianDynamics: t must be whole numbers, got 0.5",
+    ),
+    "t fractions": (
+        lambda: F.QuadraticReward.per_step(np.stack([EYE] * 2))(np.ones(3), t=torch.tensor([0.0, 0.5])),
+        "QuadraticReward: t must be whole numbers, got 0.5",
+    ),
+    "t None": (
+        lambda: D.per_step(EYE[None], EYE[None], np.stack([EYE] * 2))(np.ones(3), np.ones(3), None),
+        "LinearGaussianDynamics: t must be whole numbers, got None",
+    ),
+    "t ragged": (
+        lambda: D.per_step(np.stack([EYE] * 2), EYE[None]).mean(np.ones(3), np.ones(3), [[0], [0, 1]]),
+        "LinearGaussianDynamics: t must be whole numbers",
+    ),
     "asked for another size": (lambda: D(EYE, EYE).noise(2), "has 3 state coordinates, asked for 2"),
     "mean": (lambda: F.Gaussian(0.0, [[1.0]]), r"Gaussian mean: expected \[\*batch, n\], got \[\]"),
     "gaussian size": (lambda: F.Gaussian([0, 0], [[1]]), r"covariance is \[1, 1\], mean \[2\] needs \[2, 2\]"),
@@ -467,7 +530,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "policy offset": (lambda: F.LinearGaussianPolicy(EYE[:2], [0.0]), r"offset has 1 coordinates, gain \[2, 3\] needs"),
     "policy state": (lambda: F.LinearGaussianPolicy(EYE[:2])(np.ones(2)), r"state: expected \[\.\.\., 3\], got \[2\]"),
-    "Q oblong": (lambda: F.QuadraticReward(np.ones((2, 3))), r"QuadraticReward: Q is \[2, 3\], and must be square"),
+    "Q oblong": (lambda: F.QuadraticReward(np.ones((2, 3))), r"QuadraticReward Q is \[2, 3\], and must be square"),
     "R oblong": (lambda: F.QuadraticReward(EYE, np.ones((2, 3))), r"R is \[2, 3\], and must be square"),
     "cross": (
         lambda: F.QuadraticReward(EYE, EYE[:2, :2], cross=np.ones((3, 2))),
@@ -486,7 +549,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "terminal of actions": (lambda: F.QuadraticReward(EYE, EYE).terminal_form(3), "terminal_reward: expected a reward"),
     "terminal size": (lambda: F.QuadraticReward(EYE).terminal_form(2), "is for 3 state coordinates, not 2"),
-    "terminal of time": (lambda: F.QuadraticReward.per_step(EYE[None]).terminal_form(3), "of one time"),
+    "terminal of time": (lambda: F.QuadraticReward.per_step(np.stack([EYE] * 2)).terminal_form(3), "of one time"),
 }
 
 

@@ -137,7 +137,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "dynamics steps": ({"dynamics": F.LinearGaussianDynamics.per_step(np.ones((5, N, N)), np.ones((1, N, M)))}, "5 st"),
     "reward steps": (
         {"reward": F.QuadraticReward.per_step(np.ones((3, N, N)))},
-        "reward: .* 3 steps, the horizon is 4",
+        "reward: it is for 3 steps, the horizon is 4",
     ),
     "prior steps": (
         {"action_prior": F.LinearGaussianPolicy.per_step(np.ones((2, M, N)), covariance=np.eye(M)[None])},
@@ -163,6 +163,26 @@ def test_what_does_not_fit_is_refused_when_made_and_when_replaced(changes: dict[
         graph(**changes)
     with pytest.raises(ValueError, match=message):
         graph().replace(**changes)
+
+
+@pytest.mark.parametrize("horizon", [1, T, None])
+def test_a_time_axis_of_one_is_for_every_horizon(horizon: int | None) -> None:
+    made = graph(
+        dynamics=F.LinearGaussianDynamics.per_step(0.5 * np.eye(N)[None], np.ones((1, N, M))),
+        reward=F.QuadraticReward.per_step(np.eye(N)[None], np.eye(M)[None]),
+        action_prior=F.LinearGaussianPolicy.per_step(np.ones((1, M, N)), covariance=np.eye(M)[None]),
+        terminal_reward=None if horizon is None else F.QuadraticReward.per_step(np.eye(N)[None]),
+        horizon=horizon,
+    )
+    plain = made.replace(
+        dynamics=F.LinearGaussianDynamics(0.5 * np.eye(N), np.ones((N, M))),
+        reward=F.QuadraticReward(np.eye(N), np.eye(M)),
+        action_prior=F.LinearGaussianPolicy(np.ones((M, N)), covariance=np.eye(M)),
+        terminal_reward=None if horizon is None else F.QuadraticReward(np.eye(N)),
+    )
+    values = [cai.infer(each, cai.SoftValueIteration()).v(np.ones(N)) for each in (made, plain)]
+    assert values[0] == values[1]
+    assert len(cai.rollout(made, lambda x, t: torch.zeros(M), 2, seed=0, length=3 if horizon is None else None)) == 2
 
 
 def test_batches_that_broadcast() -> None:

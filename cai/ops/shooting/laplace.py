@@ -109,8 +109,8 @@ def laplace(
 ) -> LocalAnswer:
     """Computes the local problem around final trajectories, and its messages.
 
-    Elements that have not converged, and all at temperature 0, may lack a positive definite H_uu: it is that of a convex
-    expansion then, regularised as they were last.
+    Elements that have not converged, and all at temperature 0, may lack a positive definite H_uu: it is that of a
+    convex expansion then, regularised as they were last.
 
     Args:
         problem: The problem.

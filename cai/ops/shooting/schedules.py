@@ -83,7 +83,7 @@ class LineSearch:
         acceptance: The least share of the predicted decrease, in [0, 1).
     """
 
-    step_sizes: tuple[float, ...] = (4.0, 2.0, 1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
+    step_sizes: tuple[float, ...] = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.1, 0.03)
     acceptance: float = 1e-4
 
     def __post_init__(self) -> None:
