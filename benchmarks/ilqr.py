@@ -4,7 +4,7 @@
     python benchmarks/ilqr.py unicycle --peer-python PATH/TO/python    (an environment with crocoddyl 3.2.1)
 
 pendulum: 128 pendulums of `mpc`'s own, T = 20, torques within +-2, against its box-constrained iterative LQR, batched
-in torch as well. unicycle: 128 starts, T = 100, no limits, against crocoddyl's solver in C++, one start after the other.
+in torch as well. unicycle: 128 starts, T = 100, no limits, against crocoddyl's solver in C++, one start after another.
 Workers are processes of their own and take turns. A row is the whole solve; below the table is what each one found.
 """
 

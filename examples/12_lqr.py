@@ -33,22 +33,10 @@ def main(*, quick: bool, out: Path | None) -> None:
         draw(soft, exact, out)
 
 
-def feedback(answer: cai.Posterior, t: int = 0) -> tuple[torch.Tensor, torch.distributions.Distribution]:
-    """The gain K `[m, n]` of the policy N(K x + k, S) at time t, and the policy at x = 0."""
-    n = answer.graph.state_space.shape[0]
-    rest = answer.policy(torch.zeros(n), t=t)
-    return (answer.policy(torch.eye(n), t=t).mean - rest.mean).T, rest
-
-
 def in_the_world(answer: cai.Posterior) -> cai.Posterior:
     """An answer's policy, run in the dynamics as it is: made the prior, and asked when nothing else counts."""
-    graph, steps = answer.graph, range(answer.graph.horizon or 1)
-    pairs = [feedback(answer, t) for t in steps]
-    parts = [torch.stack(part) for part in zip(*((k, p.mean, p.covariance_matrix) for k, p in pairs), strict=True)]
-    prior = cai.factors.LinearGaussianPolicy.per_step(*parts)
-    if graph.horizon is None:
-        prior = cai.factors.LinearGaussianPolicy(*(part[0] for part in parts))
-    return cai.infer(graph.replace(action_prior=prior, temperature=HOT), cai.SoftValueIteration())
+    graph = answer.graph.replace(action_prior=answer.feedback, temperature=HOT)
+    return cai.infer(graph, cai.SoftValueIteration())
 
 
 def messages(mass: cai.TrajectoryGraph, soft: cai.Posterior) -> None:
@@ -59,9 +47,9 @@ def messages(mass: cai.TrajectoryGraph, soft: cai.Posterior) -> None:
     for t in reversed(range(27, 30)):
         gain = -torch.linalg.solve(r + b.T @ p @ b, b.T @ p @ a)
         p = q + a.T @ p @ (a + b @ gain)
-        ours, rest = feedback(soft, t)
+        ours, spread = soft.feedback.gain[t], soft.feedback.covariance[t]
         library, hand = (" ".join(f"{value:{width}.4f}" for value in x[0]) for x, width in ((ours, 11), (gain, 8)))
-        print(f"{t:3d} {library}   {hand} {float(rest.stddev):13.4f}")
+        print(f"{t:3d} {library}   {hand} {sqrt(spread):13.4f}")
 
 
 def temperatures(mass: cai.TrajectoryGraph) -> None:
@@ -83,7 +71,7 @@ def readings(mass: cai.TrajectoryGraph, soft: cai.Posterior, exact: cai.Posterio
     start = mass.initial().mean
     print("                 gain on x   gain on v   v(start)   return: believes    earns   log evidence")
     for name, answer in (("fixed dynamics", soft), ("posterior", exact)):
-        gain, _ = feedback(answer)
+        gain = answer.feedback.gain[0]
         sign = ">=" if answer.is_bound else " ="
         print(
             f"{name:15s} {gain[0, 0]:10.4f} {gain[0, 1]:11.4f} {answer.v(start):10.3f} {answer.expected_return:18.3f} "
@@ -98,7 +86,7 @@ def noise() -> None:
     print("noise^2   gain, fixed   gain, posterior   by the closed form")
     for variance in (0.0, 0.1, 1.0, 10.0, 100.0):
         graph = cai.load_model("golden_ratio", noise=sqrt(variance), horizon=None)
-        gains = [float(feedback(cai.infer(graph, m))[0]) for m in (cai.SoftValueIteration(), cai.SumProduct())]
+        gains = [float(cai.infer(graph, m).feedback.gain) for m in (cai.SoftValueIteration(), cai.SumProduct())]
         p = 0.5 + sqrt(0.25 + 1 / (1 + variance))
         ahead = p / (1 + p * variance)
         print(f"{variance:7.1f} {gains[0]:13.4f} {gains[1]:17.4f} {-ahead / (1 + ahead):20.4f}")
@@ -128,7 +116,7 @@ def risk() -> None:
             print(f"{eta:6.2f}   none: the fear grows without bound")
             continue
         real = in_the_world(answer)
-        gain, rest = feedback(answer)
+        gain, rest = answer.feedback.gain, answer.policy([0.0])
         x, u = real.state_action_marginals.stddev
         achieved = -0.5 * (x**2 + u**2) + ALPHA * rest.entropy()
         print(f"{eta:6.2f} {float(gain):9.4f} {x:14.4f} {u:14.4f} {answer.gain:29.4f} {achieved:10.4f}")
@@ -176,7 +164,7 @@ def draw(soft: cai.Posterior, exact: cai.Posterior, out: Path) -> None:
     answers = [cai.infer(graph, cai.RiskSensitiveControl(eta)) for eta in etas]
     figure = Figure(figsize=(8.4, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(etas, [-float(feedback(answer)[0]) for answer in answers])
+    left.plot(etas, [-float(answer.feedback.gain) for answer in answers])
     left.set(xlabel="η, per unit of reward", ylabel="-gain")
     spreads = [in_the_world(answer).state_action_marginals.stddev for answer in answers]
     right.plot([float(u) for _, u in spreads], [float(x) for x, _ in spreads])
@@ -184,7 +172,7 @@ def draw(soft: cai.Posterior, exact: cai.Posterior, out: Path) -> None:
     for eta, label in {-1.5: "η = -1.5", 0.0: "η = 0:\nfixed dynamics", 10.0: "η = 1/α:\nposterior"}.items():
         answer = cai.infer(graph, cai.RiskSensitiveControl(eta))
         x, u = (float(value) for value in in_the_world(answer).state_action_marginals.stddev)
-        for axes, across, up in ((left, eta, -float(feedback(answer)[0])), (right, u, x)):
+        for axes, across, up in ((left, eta, -float(answer.feedback.gain)), (right, u, x)):
             axes.plot(across, up, "o", color="C1", markersize=4)
             axes.annotate(label, (across, up), xytext=(6, 4), textcoords="offset points", fontsize=8)
     left.set(xlim=(-2.5, 14.0), ylim=(0.15, 0.95))

@@ -14,6 +14,7 @@ from torch import Tensor
 from cai.cli.answer import Array, Missing, Numbers, number_or_missing, or_missing, read_numbers, to_array
 from cai.cli.errors import CommandError
 from cai.factors.distributions import DegenerateNormal
+from cai.factors.gaussian import LinearGaussianPolicy
 from cai.inference.gaussian import GaussianPosterior
 
 if TYPE_CHECKING:
@@ -114,17 +115,14 @@ def _start(graph: TrajectoryGraph) -> Tensor:
 def _feedbacks(posterior: Posterior) -> tuple[Feedback, ...]:
     if not isinstance(posterior, GaussianPosterior):
         return ()
-    horizon = posterior.graph.horizon
-    return tuple(_feedback(posterior, t) for t in sorted({0, 0 if horizon is None else horizon - 1}))
+    law, horizon = posterior.feedback, posterior.graph.horizon
+    return tuple(_feedback(law, t) for t in sorted({0, 0 if horizon is None else horizon - 1}))
 
 
-def _feedback(posterior: Posterior, t: int) -> Feedback:
-    """Reads an affine policy off its means at zero and at the unit vectors."""
-    n, _ = vector_sizes(posterior.graph)
-    states = torch.cat([torch.zeros(1, n), torch.eye(n)]).to(torch.float64)
-    answer = posterior.policy(states, t=t)
-    means = to_array(answer.mean)
-    return Feedback(t, (means[1:] - means[0]).T, means[0], to_array(answer.stddev[0]))
+def _feedback(law: LinearGaussianPolicy, t: int) -> Feedback:
+    at = law(torch.zeros(law.state_size), t)
+    gain = law.gain[t] if law.time_varying else law.gain
+    return Feedback(t, to_array(gain), to_array(at.mean), to_array(at.stddev))
 
 
 def _tube(posterior: Posterior) -> Tube | Missing:

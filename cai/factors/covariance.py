@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -49,9 +51,7 @@ class Covariance:
 
     def __init__(self, part: Part, name: str, axes: list[str]) -> None:
         self.part, self._name, self._axes = part, name, axes
-        self._fixed = None if part.learns else symmetric(part.value)
-        self._fixed_kinds = None if self._fixed is None else _kinds(self._fixed)
-        self._fixed_root = None if self._fixed is None else _cholesky(self._fixed)
+        self._fixed = None if part.learns else _known(symmetric(part.value))
 
     @property
     def value(self) -> Tensor:
@@ -60,12 +60,16 @@ class Covariance:
         Raises:
             ValueError: They learn, and are no covariances any more: where, and the least eigenvalue.
         """
-        return self._checked(symmetric(self.part.value)) if self._fixed is None else self._fixed
+        if self._fixed is not None:
+            return self._fixed.value
+        value = symmetric(self.part.value)
+        self._check(value)
+        return value
 
     @property
     def is_definite(self) -> bool:
         """Whether all are positive definite."""
-        kinds = _kinds(self.value.detach()) if self._fixed_kinds is None else self._fixed_kinds
+        kinds = _kinds(self.value.detach()) if self._fixed is None else self._fixed.kinds
         return bool((kinds == _DEFINITE).all())
 
     def around(self, mean: Tensor, t: int | Tensor, name: str) -> torch.distributions.Distribution:
@@ -83,32 +87,53 @@ class Covariance:
         Raises:
             ValueError: t is outside the steps; or the covariance learns, and is none any more.
         """
-        value = part_at(self.part.value if self._fixed is None else self._fixed, t, 2, name)
-        if self._fixed_kinds is None:
-            value = self._checked(symmetric(value))
-            kinds = _kinds(value.detach()[None])
-        else:
-            kinds = part_at(self._fixed_kinds, t, 0, name)
+        known = self._at(t, name) if self._fixed is None else self._fixed
+        kinds = part_at(known.kinds, t, 0, name)
         if (kinds == _POINT).all():
             return point_mass(mean)
         if (kinds == _DEFINITE).all():
-            root = _cholesky(value) if self._fixed_root is None else part_at(self._fixed_root, t, 2, name)
-            return RegularNormal(mean, scale_tril=root.to(mean))
-        return DegenerateNormal(mean, value.to(mean))
+            return RegularNormal(mean, scale_tril=part_at(known.root, t, 2, name).to(mean))
+        return DegenerateNormal(mean, part_at(known.value, t, 2, name).to(mean))
 
-    def _checked(self, read: Tensor) -> Tensor:
-        """Gives what was read of matrices that learn, if it is positive semi-definite still."""
-        if not _semi_definite(read.detach()).all():
-            shown = self.part.shown.detach()
-            check_finite(shown, self._name, [*self._axes, "row", "column"])
-            try:
-                check_covariance(symmetric(shown), self._name, self._axes)
-            except ValueError as error:
-                raise ValueError(
-                    f"{error}; it was changed since the factor was made: learn a root L, and make the factor of "
-                    "L @ L.mT anew at each step"
-                ) from None
-        return read
+    def _at(self, t: int | Tensor, name: str) -> _Known:
+        """Gives what is known at present of step t of matrices that learn, as if it served all steps."""
+        known = _known(symmetric(part_at(self.part.value, t, 2, name))[None])
+        if (known.kinds != _DEFINITE).any():
+            self._check(known.value)
+        return known
+
+    def _check(self, read: Tensor) -> None:
+        """Raises ValueError where what was read of matrices that learn is not positive semi-definite any more."""
+        if _semi_definite(read.detach()).all():
+            return
+        shown = self.part.shown.detach()
+        check_finite(shown, self._name, [*self._axes, "row", "column"])
+        try:
+            check_covariance(symmetric(shown), self._name, self._axes)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; it was changed since the factor was made: learn a root L, and make the factor of L @ L.mT "
+                "anew at each step"
+            ) from None
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """Covariances and what is found of them.
+
+    Attributes:
+        value: Symmetric, `[T or 1, *batch, n, n]`.
+        kinds: Of each step, `[T or 1]`; see `_kinds`.
+        root: Cholesky factors, `[T or 1, *batch, n, n]`; steps that are singular have none, and are not read.
+    """
+
+    value: Tensor
+    kinds: Tensor
+    root: Tensor
+
+
+def _known(value: Tensor) -> _Known:
+    return _Known(value, _kinds(value.detach()), torch.linalg.cholesky_ex(value).L)
 
 
 def point_mass(value: Tensor) -> torch.distributions.Distribution:
@@ -123,10 +148,6 @@ def _semi_definite(covariance: Tensor) -> Tensor:
     greatest = covariance.abs().amax((-2, -1))
     unit = torch.where(greatest > 0, greatest, 1.0)[..., None, None]
     return is_definite(covariance / unit, -TOLERANCE)
-
-
-def _cholesky(covariance: Tensor) -> Tensor:
-    return torch.linalg.cholesky_ex(covariance).L  # steps that are singular have none, and are not read
 
 
 def _kinds(covariance: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from cai.inference.factor_graph import FactorGraphPosterior
 from cai.inference.gaussian import GaussianPosterior
 from cai.inference.junction_tree import JunctionTreePosterior
 from cai.inference.kalman import KalmanPosterior
+from cai.inference.laplace import LaplacePosterior
 from cai.inference.loopy import LoopyPosterior
 from cai.inference.method import AbstractMethod, Progress
 from cai.inference.open_loop import OpenLoopPosterior
@@ -22,6 +23,7 @@ __all__ = [
     "GaussianPosterior",
     "JunctionTreePosterior",
     "KalmanPosterior",
+    "LaplacePosterior",
     "LoopyPosterior",
     "OpenLoopPosterior",
     "Posterior",

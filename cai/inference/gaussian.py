@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import numbers
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,9 +16,16 @@ from cai.errors import Unavailable
 from cai.factors.checks import state_index
 from cai.factors.distributions import DegenerateNormal
 from cai.factors.gaussian import LinearGaussianPolicy
-from cai.factors.gaussian_checks import as_vector
 from cai.factors.linear_parts import part_at, times
-from cai.inference.gaussian_paths import drawn_paths, joined, log_density_of_states
+from cai.inference.gaussian_gap import need_same_world
+from cai.inference.gaussian_paths import (
+    checked_length,
+    drawn_paths,
+    finite_vector,
+    joined,
+    log_density_of_states,
+    steps_taken,
+)
 from cai.inference.posterior import Gap, Posterior
 from cai.ops.caching import grad_cached_property
 from cai.ops.gaussian.moments import PathMoments, discounted
@@ -104,9 +110,10 @@ class GaussianPosterior(Posterior):
         """Gives V_t(x) for 0 <= t <= T, reward units; see `Posterior.v`."""
         state = self._vector(state, self.problem.num_states, "state")
         time = self._time(t, self.problem.horizon or 0)
+        batch = self._batch_of(time, state=state)
         value = -0.5 * quadratic_form(self._part(self.messages.values, time), with_one(state))
         constant = self._part(self.messages.constants, time, event_dims=0)
-        return (value + constant.to(value.dtype)).expand(self._batch_of(time, state=state))
+        return (value + constant.to(value.dtype)).expand(batch)
 
     def advantage(self, state: Any, action: Any, t: Any = 0) -> Tensor:
         """Gives Q_t(x, u) - V_t(x), reward units."""
@@ -117,10 +124,7 @@ class GaussianPosterior(Posterior):
         return 0 if self.problem.horizon is None else self.problem.horizon - 1
 
     def _vector(self, value: Any, size: int, name: str) -> Tensor:
-        vector = as_vector(value, size, self.messages.values, name)
-        if not torch.isfinite(vector).all():
-            raise ValueError(f"{name}: there are numbers that are not finite")
-        return vector
+        return finite_vector(value, size, self.messages.values, name)
 
     def _action(self, action: Any) -> Tensor:
         return self._vector(action, self.problem.num_actions, "action")
@@ -261,22 +265,10 @@ class GaussianPosterior(Posterior):
 
     def sample(self, num: int, seed: int | None = None, length: int | None = None) -> Trajectories:
         """Draws trajectories of this posterior, `[N]` of them, in its own dynamics; see `Posterior.sample`."""
-        length = self._checked_length(num, length)
+        length = checked_length(num, length, self.problem.horizon)
         self._need_no_batch("sample")
         with torch.no_grad(), seeded(seed, self.messages.values.device):
             return drawn_paths(self._moments, int(num), length)
-
-    def _checked_length(self, num: Any, length: Any) -> int:
-        for name, number in (("num", num), ("length", length)):
-            whole = isinstance(number, numbers.Real) and not isinstance(number, bool) and float(number).is_integer()
-            if not (whole and number >= 1) and (name == "num" or number is not None):
-                raise ValueError(f"sample: {name} must be a whole number of at least 1, got {number!r}")
-        horizon = self.problem.horizon
-        if length is None and horizon is None:
-            raise ValueError("sample: the horizon is infinite and no state is terminal; give length=")
-        if horizon is not None and length is not None and length > horizon:
-            raise ValueError(f"sample: length must be within 1..{horizon}, the horizon, got {length}")
-        return int(horizon if length is None else length)  # type: ignore[arg-type]
 
     def _need_no_batch(self, name: str) -> None:
         if self.problem.batch_shape.numel() != 1:
@@ -291,23 +283,16 @@ class GaussianPosterior(Posterior):
         Where a covariance is singular it is the density on what can be reached, minus infinity elsewhere.
         """
         self._need_no_batch("log_prob")
-        n, m, horizon = self.problem.num_states, self.problem.num_actions, self.problem.horizon
-        num_steps = int(trajectories.lengths.max()) if len(trajectories) else 0
-        if horizon is not None and num_steps > horizon:
-            raise ValueError(f"log_prob: a trajectory takes {num_steps} actions, the horizon is {horizon}")
-        masks = (trajectories.state_mask[:, : num_steps + 1], trajectories.mask[:, :num_steps])
-        known = []
-        for name, size, mask in zip(("states", "actions"), (n, m), masks, strict=True):
-            values = getattr(trajectories, name)[:, : mask.shape[1]]
-            if values.dim() != 3 or values.shape[-1] != size:
-                raise ValueError(f"log_prob: expected {name} [N, T, {size}], got {list(values.shape)}")
-            known.append(self._vector(torch.where(mask[..., None], values, 0), size, f"log_prob: {name}"))
-        chunk = max(1, _MAX_ENTRIES // (max(1, num_steps) * (n + m + 1) ** 2))
-        parts = zip(*(part.split(chunk) for part in (*known, masks[0].to(known[0].device))), strict=True)
+        problem = self.problem
+        steps = steps_taken(trajectories, problem, self.messages.values)
+        chunk = max(1, _MAX_ENTRIES // (max(1, steps.actions.shape[1]) * problem.cost.shape[-1] ** 2))
+        parts = zip(*(part.split(chunk) for part in (steps.states, steps.actions, steps.mask)), strict=True)
         return torch.cat([self._log_density(*part) for part in parts])
 
     def _log_density(self, states: Tensor, actions: Tensor, mask: Tensor) -> Tensor:
         of_states = log_density_of_states(states, actions, self._moments)
+        if not actions.numel():
+            return of_states.sum(1)
         policy = self.policy(states[:, :-1], torch.arange(actions.shape[1]))
         of_actions = torch.nn.functional.pad(policy.log_prob(actions), (1, 0))
         return torch.where(mask, of_states + of_actions, 0.0).sum(1)
@@ -318,7 +303,7 @@ class GaussianPosterior(Posterior):
         """Puts two posteriors on the same graph side by side, `[*batch]`, nats; see `Posterior.gap`."""
         if not isinstance(other, GaussianPosterior):
             raise ValueError(f"gap: the other posterior is a {type(other).__name__}, on no linear-Gaussian graph")
-        _need_same_world(self.problem, other.problem)
+        need_same_world(self.problem, other.problem)
         self._need_an_end("gap")
         if self.problem.horizon is None:
             self._unavailable("gap", ": on an infinite horizon; take a finite one")
@@ -329,22 +314,6 @@ class GaussianPosterior(Posterior):
     def _kl_to(self, other: GaussianPosterior) -> Tensor:
         second = self._moments.second
         return self._values.log_ratio(second) - other._values.log_ratio(second)
-
-
-def _need_same_world(mine: LinearQuadratic, theirs: LinearQuadratic) -> None:
-    for name in ("horizon", "discount", "temperature_value"):
-        first, second = getattr(mine, name), getattr(theirs, name)
-        if first != second:
-            raise ValueError(f"gap: the graphs differ: {name} {first} against {second}")
-    if mine.end.dtype != theirs.end.dtype:
-        raise ValueError(f"gap: the graphs differ in dtype: {mine.end.dtype} against {theirs.end.dtype}; make both one")
-    tensors = (part.name for part in fields(mine) if part.name not in ("horizon", "discount", "temperature"))
-    for name in tensors:
-        first, second = getattr(mine, name), getattr(theirs, name)
-        if first is second:
-            continue
-        if first is None or second is None or first.shape != second.shape or not torch.equal(first, second):
-            raise ValueError(f"gap: the graphs differ in their {name.replace('_', ' ')}")
 
 
 def _without_leading_ones(batch: torch.Size) -> torch.Size:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import numbers
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from cai.data.trajectories import Trajectories
 from cai.factors.distributions import DegenerateNormal, support_of
+from cai.factors.gaussian_checks import as_vector
 from cai.ops.gaussian.moments import PathMoments
-from cai.ops.gaussian.problem import quadratic_form, with_one
+from cai.ops.gaussian.problem import LinearQuadratic, quadratic_form, with_one
 
 
 def joined(state: Tensor, action: Tensor) -> Tensor:
@@ -16,6 +21,70 @@ def joined(state: Tensor, action: Tensor) -> Tensor:
     batch = torch.broadcast_shapes(state.shape[:-1], action.shape[:-1])
     state, action = state.expand(*batch, state.shape[-1]), action.expand(*batch, action.shape[-1])
     return torch.cat([with_one(state), action], -1)
+
+
+def finite_vector(value: Any, size: int, like: Tensor, name: str) -> Tensor:
+    """Reads states or actions `[..., size]`, of the dtype and device of `like`.
+
+    Raises:
+        ValueError: Not numbers, another size, or not finite.
+    """
+    vector = as_vector(value, size, like, name)
+    if not torch.isfinite(vector).all():
+        raise ValueError(f"{name}: there are numbers that are not finite")
+    return vector
+
+
+def checked_length(num: Any, length: Any, horizon: int | None) -> int:
+    """Gives the number of actions in each trajectory to be drawn.
+
+    Raises:
+        ValueError: `num` or `length` is no whole number of at least 1, or the length is beyond the horizon, or missing
+            where there is none.
+    """
+    for name, number in (("num", num), ("length", length)):
+        whole = isinstance(number, numbers.Real) and not isinstance(number, bool) and float(number).is_integer()
+        if not (whole and number >= 1) and (name == "num" or number is not None):
+            raise ValueError(f"sample: {name} must be a whole number of at least 1, got {number!r}")
+    if length is None and horizon is None:
+        raise ValueError("sample: the horizon is infinite and no state is terminal; give length=")
+    if horizon is not None and length is not None and length > horizon:
+        raise ValueError(f"sample: length must be within 1..{horizon}, the horizon, got {length}")
+    return int(horizon if length is None else length)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """What trajectories did.
+
+    Attributes:
+        states: `[N, T + 1, n]`, zero in the padding.
+        actions: `[N, T, m]`, zero in the padding.
+        mask: Which states were visited, `[N, T + 1]`, bool.
+    """
+
+    states: Tensor
+    actions: Tensor
+    mask: Tensor
+
+
+def steps_taken(trajectories: Trajectories, problem: LinearQuadratic, like: Tensor) -> Steps:
+    """Reads trajectories, up to the end of the longest, in the dtype and on the device of `like`.
+
+    Raises:
+        ValueError: Longer than the horizon, other sizes than the problem's, or numbers that are not finite.
+    """
+    num_steps = int(trajectories.lengths.max()) if len(trajectories) else 0
+    if problem.horizon is not None and num_steps > problem.horizon:
+        raise ValueError(f"log_prob: a trajectory takes {num_steps} actions, the horizon is {problem.horizon}")
+    masks = {"states": trajectories.state_mask[:, : num_steps + 1], "actions": trajectories.mask[:, :num_steps]}
+    read = {}
+    for (name, mask), size in zip(masks.items(), (problem.num_states, problem.num_actions), strict=True):
+        values = getattr(trajectories, name)[:, : mask.shape[1]]
+        if values.dim() != 3:
+            raise ValueError(f"log_prob: expected {name} [N, T, {size}], got {list(values.shape)}")
+        read[name] = finite_vector(torch.where(mask[..., None], values, 0), size, like, f"log_prob: {name}")
+    return Steps(**read, mask=masks["states"].to(like.device))
 
 
 def drawn_paths(moments: PathMoments, num: int, length: int) -> Trajectories:
@@ -71,12 +140,12 @@ def log_density_of_states(states: Tensor, actions: Tensor, moments: PathMoments)
         moments: The chain, of what has no batch, or one of a single element.
     """
     start, arrival, (num_steps, n) = moments.start, moments.arrival, (actions.shape[1], states.shape[-1])
-    first = DegenerateNormal(start.means.reshape(n), start.covariances.reshape(n, n)).log_prob(states[:, 0])
+    first = DegenerateNormal(start.means.reshape(n), start.covariances.reshape(n, n), validate_args=False)
     z = joined(states[:, :-1], actions)
     means = (_alone(arrival.dynamics)[:num_steps] @ z[..., None]).squeeze(-1)
     noise = z.new_zeros(1, n, n) if arrival.noise is None else _alone(arrival.noise)
-    moved = DegenerateNormal(means, noise[:num_steps]).log_prob(states[:, 1:])
-    return torch.cat([first[:, None], moved], 1)
+    moved = DegenerateNormal(means, noise[:num_steps], validate_args=False)
+    return torch.cat([first.log_prob(states[:, 0])[:, None], moved.log_prob(states[:, 1:])], 1)
 
 
 def _alone(part: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from cai.data.serialization import serializable
 from cai.data.trajectories import Trajectories
 from cai.factors.distributions import DegenerateNormal
 from cai.inference.gaussian import GaussianPosterior
-from cai.inference.posterior import Posterior
+from cai.inference.posterior import Gap, Posterior
 from cai.ops.gaussian.problem import LinearQuadratic, QuadraticMessages
 from cai.ops.readings import FixedDynamics
 from cai.ops.shooting.problem import Limits
@@ -135,9 +135,17 @@ class LaplacePosterior(Posterior):
         return action if self.limits is None else action.clamp(self.limits.low, self.limits.high)
 
     def log_prob(self, trajectories: Trajectories) -> Tensor:
-        """Not available; see `Posterior.log_prob`. Takes anything, `[N]` trajectories."""
-        self._unavailable(
-            "log_prob",
-            ": its samples follow the graph's own dynamics, its messages the local model; policy(state, t).log_prob "
-            "gives that of the actions",
-        )
+        """Gives log q(tau), `[N]`, nats, where the graph is linear-quadratic itself; see `Posterior.log_prob`."""
+        self._need_exactness("log_prob", "policy(state, t).log_prob(action) gives that of the actions")
+        return self._local.log_prob(trajectories)
+
+    def gap(self, other: Posterior) -> Gap:
+        """Puts two posteriors side by side where the graph is linear-quadratic itself; see `Posterior.gap`."""
+        self._need_exactness("gap", "log_evidence and best_return can be compared")
+        return self._local.gap(other._local if isinstance(other, LaplacePosterior) else other)
+
+    def _need_exactness(self, name: str, instead: str) -> None:
+        if self.stats.estimates:
+            self._unavailable(
+                name, f": its samples follow the graph's own dynamics, its messages a local model; {instead}"
+            )

@@ -21,7 +21,7 @@ from cai.inference.stats import Stats
 
 @dataclass(frozen=True)
 class Gap:
-    """Two posteriors on the same graph, side by side; every quantity is a 0-dim tensor.
+    """Two posteriors on the same graph, side by side; every quantity is a 0-dim tensor, or `[*batch]`.
 
     Attributes:
         evidence_gap: Evidence minus bound, nats: of the two, the exact evidence minus the bound; where both or neither
@@ -43,6 +43,10 @@ class Posterior(ABC):
     raises `Unavailable` with the reason otherwise. States, actions and times broadcast:
     `q(torch.arange(S)[:, None], torch.arange(A))` is `[S, A]`.
 
+    On vectors, states are `[..., n]` and actions `[..., m]`, marginals are distributions, and a graph with batch
+    dimensions is a batch of questions: what is a 0-dim number otherwise is `[*batch]`, and what has a time axis is
+    `[T, *batch, ...]`.
+
     Attributes:
         graph: The graph that was asked, with the temperature actually used: a `TrajectoryGraph` or a `FactorGraph`.
         method: The method that answered.
@@ -58,7 +62,7 @@ class Posterior(ABC):
         """Gives pi_t(a | s).
 
         Args:
-            state: One state or any batch, as numbers, array or tensor.
+            state: One state or any batch, as numbers, array or tensor; vectors are `[..., n]`.
             t: Time, broadcast with the state; ignored where the horizon is infinite.
 
         Returns:
@@ -91,19 +95,20 @@ class Posterior(ABC):
         self._unavailable("advantage")
 
     def log_prob(self, trajectories: Trajectories) -> Tensor:
-        """Gives the log-density of whole trajectories under this posterior: `[N]`, nats."""
+        """Gives the log-density of whole trajectories under this posterior: `[N]`, nats; of a graph without batch."""
         self._unavailable("log_prob")
 
     @property
     def log_evidence(self) -> Tensor:
-        """The log evidence log p(O), or a lower bound of it where `is_bound`: 0-dim, nats."""
+        """The log evidence log p(O), or a lower bound of it where `is_bound`: 0-dim or `[*batch]`, nats."""
         self._unavailable("log_evidence")
 
     @property
     def gain(self) -> Tensor:
-        """What every further step is worth in the long run, where nothing ends or is discounted: 0-dim, reward units.
+        """What every further step is worth in the long run, where nothing ends or is discounted, reward units.
 
-        It is temperature times the growth of `log_evidence` (or of its bound) with the horizon, per step.
+        0-dim or `[*batch]`. It is temperature times the growth of `log_evidence` (or of its bound) with the horizon,
+        per step.
         """
         self._unavailable("gain", ": only an infinite horizon with discount 1 and without terminal states has one")
 
@@ -114,12 +119,19 @@ class Posterior(ABC):
 
     @property
     def state_marginals(self) -> Tensor:
-        """Distribution of the state: `[T + 1, S]`, or `[S]` where the horizon is infinite; absorbed mass included."""
+        """Distribution of the state: `[T + 1, S]`, or `[S]` where the horizon is infinite; absorbed mass included.
+
+        On vectors a `cai.factors.distributions.DegenerateNormal`, of the batch `[T + 1, *batch]`, or `[*batch]` in the
+        long run.
+        """
         self._unavailable("state_marginals")
 
     @property
     def state_action_marginals(self) -> Tensor:
-        """Distribution of (state, action): `[T, S, A]`, or `[S, A]`; zero at terminal states."""
+        """Distribution of (state, action): `[T, S, A]`, or `[S, A]`; zero at terminal states.
+
+        On vectors a Gaussian over [state; action], of the batch `[T, *batch]`, or `[*batch]` in the long run.
+        """
         self._unavailable("state_action_marginals")
 
     @property
@@ -129,17 +141,17 @@ class Posterior(ABC):
 
     @property
     def expected_return(self) -> Tensor:
-        """Expected (discounted) sum of rewards, terminal reward included: 0-dim, reward units."""
+        """Expected (discounted) sum of rewards, terminal reward included: 0-dim or `[*batch]`, reward units."""
         self._unavailable("expected_return")
 
     @property
     def entropy(self) -> Tensor:
-        """Expected (discounted) sum of the policy's entropies: 0-dim, nats."""
+        """Expected (discounted) sum of the policy's entropies (differential, of vectors): 0-dim or `[*batch]`, nats."""
         self._unavailable("entropy")
 
     @property
     def most_probable_trajectory(self) -> Trajectories:
-        """The mode of the posterior, as a batch of one."""
+        """The mode of the posterior, as a batch of one; one trajectory for each graph of a batch."""
         self._unavailable("most_probable_trajectory", "; ask MaxProduct")
 
     def gap(self, other: Posterior) -> Gap:

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import math
 import numbers
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from torch import Tensor
 from cai.data.serialization import serializable
 from cai.data.trajectories import Trajectories
 from cai.errors import IncompatibleMethod, NonFinite, NotConverged, warn_user
+from cai.factors.checks import whole_numbers
 from cai.factors.linear_parts import with_batch_dims
 from cai.graph.shooting import ShootingGraph, need_differentiable, shooting_graph
 from cai.graph.trajectory_graph import TrajectoryGraph
@@ -99,15 +102,16 @@ class GradientPlanner(AbstractMethod):
 
     def init(self, graph: TrajectoryGraph, seed: int | None) -> PlanningState:
         """Reads the graph, and draws restarts and noise."""
-        world = shooting_graph(graph)
-        problem, like = world.problem, world.problem.start
-        with seeded(seed, like.device), torch.no_grad():
-            actions = self._first_plan(world)[:, None].repeat(1, self.num_restarts, 1, 1)
-            actions[:, 1:] += self._spread(world) * torch.randn_like(actions[:, 1:])
-            disturbances = self._disturbances(graph, world) if self.num_samples else None
-        if problem.limits is not None:
-            actions = actions.clamp(problem.limits.low, problem.limits.high)
-        return PlanningState(world, begin(actions, disturbances))
+        with _differentiable():
+            world = _owned(shooting_graph(graph))
+            problem, like = world.problem, world.problem.start
+            with seeded(seed, like.device):
+                actions = self._first_plan(world)[:, None].repeat(1, self.num_restarts, 1, 1)
+                actions[:, 1:] += self._spread(world) * torch.randn_like(actions[:, 1:])
+                disturbances = self._disturbances(graph, world) if self.num_samples else None
+            if problem.limits is not None:
+                actions = actions.clamp(problem.limits.low, problem.limits.high)
+            return PlanningState(world, begin(actions, disturbances))
 
     def _first_plan(self, world: ShootingGraph) -> Tensor:
         """`[T, B, m]`."""
@@ -143,7 +147,8 @@ class GradientPlanner(AbstractMethod):
         Raises:
             NonFinite: No restart of some batch element has a finite return at the first step.
         """
-        descent = descend(state.world.problem, state.descent, self.learning_rate)
+        with _differentiable():
+            descent = descend(state.world.problem, state.descent, self.learning_rate)
         lost = torch.isinf(descent.best_costs).all(0)
         if lost.any():
             element = int(lost.nonzero()[0])
@@ -187,7 +192,8 @@ class GradientPlanner(AbstractMethod):
 
     def restore(self, state: PlanningState, checkpoint: Descent) -> PlanningState:
         """Goes on from a checkpoint, bit for bit."""
-        return replace(state, descent=checkpoint)
+        with _differentiable():
+            return replace(state, descent=_owned(checkpoint))
 
     def warm_started(self, posterior: Any, *, shift: int = 1) -> GradientPlanner:
         """Gives the method with what is left of an earlier plan for its first guess.
@@ -195,8 +201,39 @@ class GradientPlanner(AbstractMethod):
         Args:
             posterior: An answer of this method, or another that has a `plan`, `[*batch, T, m]`.
             shift: How many steps have been taken since.
+
+        Raises:
+            ValueError: The answer has no plan, or no whole number of steps of at least 0.
         """
-        return replace(self, initial_actions=shifted(posterior.plan, shift))
+        plan = getattr(posterior, "plan", None)
+        if not isinstance(plan, Tensor):
+            raise ValueError(
+                f"warm_started: a {type(posterior).__name__} has no plan; give an answer of GradientPlanner or ILQR"
+            )
+        steps = whole_numbers(shift, "warm_started: shift")
+        if steps.dim():
+            raise ValueError(f"warm_started: shift must be one whole number, got {list(steps.shape)} of them")
+        return replace(self, initial_actions=shifted(plan, int(steps)))
+
+
+@contextmanager
+def _differentiable() -> Iterator[None]:
+    """Where a plan is improved: outside of `torch.inference_mode`, whose tensors know no gradient."""
+    with torch.inference_mode(False), torch.no_grad():  # the first of them turns gradients on
+        yield
+
+
+def _owned(content: Any) -> Any:
+    """Copies, in dataclasses of any depth, the tensors that were made in inference mode."""
+    if isinstance(content, Tensor):
+        return content.clone() if content.is_inference() else content
+    if isinstance(content, tuple):
+        return tuple(_owned(part) for part in content)
+    if not is_dataclass(content) or isinstance(content, type):
+        return content
+    parts = {part.name: getattr(content, part.name) for part in fields(content)}
+    owned = {name: _owned(part) for name, part in parts.items()}
+    return replace(content, **owned) if any(owned[name] is not parts[name] for name in parts) else content
 
 
 def _without_prior(world: ShootingGraph) -> ShootingProblem:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cai.factors.checks import as_numbers
 from cai.graph.shooting import ShootingGraph
+from cai.ops.gaussian.problem import with_one
 from cai.ops.shooting.problem import Limits
 from cai.simulate.seeding import seeded
 
@@ -39,6 +40,38 @@ def first_actions(given: Any, world: ShootingGraph, *, noise: float, seed: int |
             drawn = torch.randn(actions.shape, dtype=actions.dtype, device=actions.device, generator=generator)
         actions = actions + noise * drawn
     return actions if problem.limits is None else actions.clamp(problem.limits.low, problem.limits.high)
+
+
+def followed(feedback: Any, world: ShootingGraph, *, name: str) -> Tensor:
+    """Gives the actions of a feedback law u = K [x; 1], followed from the start, within the limits: `[*batch, T, m]`.
+
+    An earlier plan's actions lead elsewhere from another start than its own where the dynamics is unstable; its
+    feedback leads back to it.
+
+    Args:
+        feedback: K, `[*batch, T', m, n + 1]`; after T' steps the last action is repeated.
+        world: The graph, limits included.
+        name: The method's name.
+
+    Raises:
+        ValueError: Another shape, or numbers that are not finite.
+    """
+    problem, gains = world.problem, as_numbers(feedback, f"{name}: initial_feedback").detach()
+    size = (problem.num_actions, problem.start.shape[-1] + 1)
+    if gains.dim() < 3 or not gains.shape[-3] or gains.shape[-2:] != size:
+        raise ValueError(f"{name}: initial_feedback must be {['*batch', 'T', *size]}, got {list(gains.shape)}")
+    steps = min(problem.horizon, gains.shape[-3])
+    gains = flattened(
+        gains[..., :steps, :, :].flatten(-2), world, (steps, math.prod(size)), f"{name}: initial_feedback"
+    )
+    state, actions = problem.start, []
+    for t, gain in enumerate(gains.reshape(steps, -1, *size)):
+        action = (gain @ with_one(state)[..., None]).squeeze(-1)
+        if problem.limits is not None:
+            action = action.clamp(problem.limits.low, problem.limits.high)
+        actions.append(action)
+        state = problem.dynamics(state, action, t)
+    return torch.stack(actions, 1).reshape(*world.batch_shape, steps, -1)
 
 
 def fitted(given: Any, horizon: int, name: str) -> Tensor:
@@ -99,12 +132,18 @@ def limits_given(limits: Any, world: ShootingGraph, name: str) -> Limits | None:
     return None if torch.isinf(low).all() and torch.isinf(high).all() else Limits(low.clone(), high.clone())
 
 
-def shifted(plan: Tensor, shift: int) -> Tensor:
+def shifted(plan: Tensor, shift: int, *, dim: int = -2) -> Tensor:
     """Gives what is left of a plan `[*batch, T, m]` after some steps, at least its last action.
+
+    Args:
+        plan: Actions, or other things of each step.
+        shift: The number of steps.
+        dim: The dimension of time.
 
     Raises:
         ValueError: A negative number of steps.
     """
     if shift < 0 or shift != math.floor(shift):
         raise ValueError(f"warm_started: shift must be a whole number of at least 0, got {shift}")
-    return plan[..., min(shift, plan.shape[-2] - 1) :, :]
+    shift = min(int(shift), plan.shape[dim] - 1)
+    return plan.narrow(dim, shift, plan.shape[dim] - shift)

@@ -36,7 +36,7 @@ from cai.inference.laplace import LaplacePosterior
 from cai.inference.method import AbstractMethod, Progress
 from cai.inference.posterior import Posterior
 from cai.inference.stats import Stats
-from cai.methods.guesses import first_actions, flattened, limits_given, shifted
+from cai.methods.guesses import first_actions, flattened, followed, limits_given, shifted
 from cai.ops.shooting.iteration import Options, ShootingIterate, advance, first_iterate
 from cai.ops.shooting.laplace import laplace
 from cai.ops.shooting.local_models import GaussNewton, SecondOrder
@@ -118,6 +118,9 @@ class ILQR(AbstractMethod):
         rollouts: `SingleShooting()`, or `MultipleShooting(initial_states)`.
         initial_actions: A first guess, `[*batch, T, m]`; zero by default. A shorter one is continued by its last
             action, a longer one is cut.
+        initial_feedback: A first guess as a feedback law instead, u = K [x; 1], `[*batch, T, m, n + 1]`, followed from
+            the start without noise; a shorter one is continued by its last action. Warm starts give it: in unstable
+            dynamics the actions of an earlier plan lead elsewhere from a state that is not quite its own.
         initial_noise: Standard deviation of what is added to the first guess, action units, drawn by the seed; none by
             default. Where a start is a saddle, a little of it decides.
         num_restarts: First guesses that are improved side by side, each with noise of its own; for each start the best
@@ -132,6 +135,7 @@ class ILQR(AbstractMethod):
     line_search: LineSearch = field(default=LineSearch())
     rollouts: SingleShooting | MultipleShooting = field(default=SingleShooting())
     initial_actions: Any = None
+    initial_feedback: Any = None
     initial_noise: float = 0.0
     num_restarts: int = 1
     limits: Any = None
@@ -153,8 +157,11 @@ class ILQR(AbstractMethod):
         if self.num_restarts > 1:
             starts = world.problem.start.reshape(*world.batch_shape, -1)
             world = self._world(graph.replace(initial=Delta(starts.expand(self.num_restarts, *starts.shape))))
-        problem = world.problem
-        actions = first_actions(self.initial_actions, world, noise=self.initial_noise, seed=seed, name="ILQR")
+        problem, guess = world.problem, self.initial_actions
+        if self.initial_feedback is not None:
+            with torch.no_grad():
+                guess = followed(self.initial_feedback, world, name="ILQR")
+        actions = first_actions(guess, world, noise=self.initial_noise, seed=seed, name="ILQR")
         states = None
         if isinstance(self.rollouts, MultipleShooting):
             size, name = (problem.horizon + 1, problem.start.shape[-1]), "MultipleShooting: initial_states"
@@ -237,14 +244,17 @@ class ILQR(AbstractMethod):
         return replace(state, iterate=checkpoint)
 
     def warm_started(self, posterior: Any, *, shift: int = 1) -> ILQR:
-        """Gives the method with what is left of an earlier plan for its first guess.
+        """Gives the method with what is left of an earlier plan for its first guess: its feedback, or its actions.
 
         Args:
             posterior: An answer of this method, or another that has a `plan`, `[*batch, T, m]`.
             shift: How many steps have been taken since.
         """
-        actions = shifted(posterior.plan, shift)
-        return replace(self, initial_actions=actions, initial_noise=0.0, num_restarts=1, rollouts=SingleShooting())
+        alone = replace(self, initial_noise=0.0, num_restarts=1, rollouts=SingleShooting())
+        if isinstance(posterior, LaplacePosterior):
+            feedback = shifted(posterior.messages.gains.movedim(0, -3), shift, dim=-3)
+            return replace(alone, initial_actions=None, initial_feedback=feedback)
+        return replace(alone, initial_actions=shifted(posterior.plan, shift), initial_feedback=None)
 
     def _check(self) -> None:
         for name in ("max_iterations", "num_restarts"):
@@ -258,6 +268,8 @@ class ILQR(AbstractMethod):
                 raise ValueError(f"ILQR: {name} must be a finite number of at least 0, got {getattr(self, name)}")
         if self.num_restarts > 1 and self.initial_noise == 0.0:
             raise ValueError("ILQR: restarts differ by initial_noise, which is 0; give it a size, in action units")
+        if self.initial_actions is not None and self.initial_feedback is not None:
+            raise ValueError("ILQR: give initial_actions or initial_feedback, not both")
         for name, kinds, example in (
             ("expansion", GaussNewton | SecondOrder, "GaussNewton() or SecondOrder()"),
             ("regularisation", RegularisationSchedule, "RegularisationSchedule()"),

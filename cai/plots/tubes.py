@@ -13,6 +13,7 @@ from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 
 from cai.errors import Unavailable
+from cai.factors.checks import whole_numbers
 from cai.factors.distributions import DegenerateNormal
 from cai.plots import paint
 from cai.plots.world import Array, name_of, to_numpy
@@ -123,15 +124,13 @@ def plane(
         The ax, with equal scales.
 
     Raises:
-        ValueError: As of `tubes`; coordinates or times that there are none of.
+        ValueError: As of `tubes`; coordinates or times that there are none of; not two names.
         Unavailable: No Gaussian marginals, or an infinite horizon.
     """
     several = _read(posteriors, "plane")
     labels = _labels(posteriors, labels, "plane")
     horizon, pair = several[0].horizon, _checked_pair(coordinates, several[0].sizes[0])
-    chosen = np.unique(np.rint(np.linspace(0, horizon, _NUM_ELLIPSES)).astype(int)) if times is None else times
-    if any(not 0 <= t <= horizon for t in chosen):
-        raise ValueError(f"plane: times must be in 0..{horizon}, got {list(chosen)}")
+    chosen, titles = _checked_times(times, horizon), _checked_pair_of_names(names, pair)
     ax = paint.own_axes(4.6, 3.8) if ax is None else ax
     for one, label, color, line in zip(several, labels, _COLORS, _LINES, strict=False):
         path = one.states[:, pair]
@@ -140,8 +139,7 @@ def plane(
         ax.plot(*path[-1], "x", color=color, markersize=7, markeredgewidth=1.8, zorder=4)
         for t in chosen:
             ax.add_patch(_ellipse(path[t], one.covariances[t][np.ix_(pair, pair)], color))
-    across, up = (f"state {k}" for k in pair) if names is None else names
-    ax.set(xlabel=across, ylabel=up)
+    ax.set(xlabel=titles[0], ylabel=titles[1])
     ax.set_aspect("equal", adjustable="datalim")
     ax.autoscale_view()
     if len(several) > 1:
@@ -163,10 +161,12 @@ def _read(posteriors: Sequence[Posterior], who: str) -> list[_Marginals]:
 
 
 def _marginals_of(posterior: Posterior, who: str) -> _Marginals:
+    if not hasattr(type(posterior), "state_marginals"):
+        raise ValueError(f"{who} draws posteriors, one after the other, {who}(first, second); got {posterior!r:.60}")
     states = posterior.state_marginals
     if not isinstance(states, DegenerateNormal):
         raise Unavailable(f"{who} draws Gaussian marginals; marginals_over_time draws those of finite worlds")
-    if not states.batch_shape:
+    if posterior.graph.horizon is None:
         raise Unavailable(f"{who} draws marginals over time; with an infinite horizon there is one, of the long run")
     if len(states.batch_shape) > 1:
         batch = list(states.batch_shape[1:])
@@ -197,10 +197,27 @@ def _names(names: Sequence[str] | None, sizes: tuple[int, int], who: str) -> lis
 
 
 def _checked_pair(coordinates: tuple[int, int], size: int) -> list[int]:
-    pair = [int(k) for k in coordinates]
-    if len(pair) != 2 or any(not 0 <= k < size for k in pair):
+    pair = whole_numbers(coordinates, "plane: coordinates")
+    if pair.shape != (2,) or (pair < 0).any() or (pair >= size).any():
         raise ValueError(f"plane: coordinates must be two of 0..{size - 1}, got {coordinates}")
-    return pair
+    return pair.tolist()
+
+
+def _checked_times(times: Sequence[int] | None, horizon: int) -> list[int]:
+    if times is None:
+        return np.unique(np.rint(np.linspace(0, horizon, _NUM_ELLIPSES)).astype(int)).tolist()
+    chosen = whole_numbers(times, "plane: times").flatten().tolist()
+    if any(not 0 <= t <= horizon for t in chosen):
+        raise ValueError(f"plane: times must be in 0..{horizon}, got {chosen}")
+    return chosen
+
+
+def _checked_pair_of_names(names: tuple[str, str] | None, pair: list[int]) -> list[str]:
+    if names is None:
+        return [f"state {k}" for k in pair]
+    if isinstance(names, str) or len(names) != 2:
+        raise ValueError(f"plane: names must be two, of the coordinates {pair}, got {names!r}")
+    return list(names)
 
 
 def _draw_tube(ax: Axes, one: _Marginals, k: int, color: str, line: str, label: str) -> None:

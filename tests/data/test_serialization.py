@@ -162,6 +162,18 @@ OBJECTS = {
     "AssociativeScan": cai.methods.AssociativeScan(),
     "SumProduct by a scan": cai.SumProduct(schedule=cai.methods.AssociativeScan()),
     "SVI": cai.SVI(num_steps=7, decay=0.5),
+    "ILQR": cai.ILQR(9, expansion=cai.methods.SecondOrder(), initial_actions=torch.zeros(4, 1), limits=(-1.0, 1.0)),
+    "ILQR with gaps": cai.ILQR(
+        rollouts=cai.methods.MultipleShooting(torch.zeros(5, 2)),
+        regularisation=cai.methods.RegularisationSchedule(initial=0.5),
+        line_search=cai.methods.LineSearch((2.0, 1.0)),
+    ),
+    "SingleShooting": cai.methods.SingleShooting(),
+    "GaussNewton": cai.methods.GaussNewton(),
+    "SecondOrder": cai.methods.SecondOrder(),
+    "MultipleShooting": cai.methods.MultipleShooting(torch.zeros(5, 2)),
+    "RegularisationSchedule": cai.methods.RegularisationSchedule(factor=3.0),
+    "LineSearch": cai.methods.LineSearch((1.0, 0.5), acceptance=0.1),
     "GradientPlanner": cai.GradientPlanner(num_restarts=3, initial_actions=torch.zeros(4, 1)),
     "MeanFieldGuide": cai.methods.MeanFieldGuide(),
     "FixedDynamicsGuide": cai.methods.FixedDynamicsGuide(),
@@ -202,6 +214,7 @@ def test_every_registered_class_is_tested() -> None:
     tested |= {"FixedDynamics", "PosteriorDynamics", "RiskSensitive", "MostProbable"}  # of posteriors in conformance/
     tested |= {"JunctionTreePosterior", "LoopyPosterior", "MeanFieldPosterior"}  # in conformance/ too
     tested |= {"PlanPosterior"}  # in methods/test_svi.py
+    tested |= {"LaplacePosterior", "Limits", "ShootingIterate"}  # in methods/test_ilqr.py
     tested |= {"OpenLoopPosterior", "Descent"}  # in methods/test_gradient_planner.py
     tested |= {"GaussianPosterior", "LinearQuadratic", "QuadraticMessages"}  # in conformance/test_gaussian_methods.py
     tested |= {"KalmanPosterior", "Filtered", "Correction", "Moments", "StateSpace"}  # in methods/test_kalman.py

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -72,7 +72,7 @@ LEARNED: dict[str, tuple[str, Callable[[Tensor], Any], Tensor, Callable[[cai.Tra
 def test_a_factor_follows_its_parameter(what: str, dtype: torch.dtype) -> None:
     """After a look without gradients and a change in place: the answer and the gradient of a factor made anew."""
     slot, factor, value, ask = LEARNED[what]
-    leaf = torch.nn.Parameter(value.to(dtype))
+    leaf = torch.nn.Parameter(value.to(dtype, copy=True))
     made = graph(**{slot: factor(leaf)})
     for look in (torch.no_grad, torch.inference_mode):
         with look():
@@ -90,16 +90,16 @@ def test_a_factor_follows_its_parameter(what: str, dtype: torch.dtype) -> None:
 
 @dtypes
 def test_calls_follow_the_parameter(dtype: torch.dtype) -> None:
-    a, w, q = (torch.nn.Parameter(EYE.to(dtype)) for _ in range(3))
+    a, w, q = (torch.nn.Parameter(EYE.to(dtype, copy=True)) for _ in range(3))
     dynamics, reward = F.LinearGaussianDynamics(a, PUSH, w), F.QuadraticReward(q, [[1.0]])
     step = F.DifferentiableDynamics(lambda x, u: x, w)
     with torch.no_grad():
         for leaf in (a, w, q):
-            leaf.mul_(2.0)
-    assert dynamics(X, 0 * U).mean.tolist() == [2.0, 2.0]
-    assert dynamics(X, U).variance.tolist() == step(X, U).variance.tolist() == [2.0, 2.0]
-    assert torch.equal(dynamics.noise(2)[0], 2 * EYE)
-    assert reward(X, 0 * U).item() == -2.0
+            leaf.mul_(4.0)
+    assert dynamics(X, 0 * U).mean.tolist() == [4.0, 4.0]
+    assert dynamics(X, U).variance.tolist() == step(X, U).variance.tolist() == [4.0, 4.0]
+    assert torch.equal(dynamics.noise(2)[0], 4 * EYE)
+    assert reward(X, 0 * U).item() == -4.0
     (dynamics(X, U).log_prob(X) + reward(X, U)).backward()
     assert all(leaf.grad.dtype == dtype for leaf in (a, w, q))
 
@@ -160,19 +160,11 @@ def test_a_look_in_inference_mode_does_no_harm_to_training(slot: str) -> None:
 # -- covariances that learn -------------------------------------------------------------------------------------------
 
 
-def kinds(w: Tensor) -> Iterator[Callable[[], torch.distributions.Distribution]]:
-    yield F.Gaussian([0.0, 0.0], w)
-    dynamics = F.LinearGaussianDynamics(EYE, PUSH, w)
-    yield lambda: dynamics(X, U)
-    steps = F.LinearGaussianDynamics.per_step(EYE[None], torch.ones(1, 2, 1), torch.stack([EYE, w]))
-    del steps  # a stack is no leaf: it is of the first value
-    function = F.DifferentiableDynamics(lambda x, u: x, w)
-    yield lambda: function(X, U)
-
-
 def test_the_kind_is_that_of_the_present_value() -> None:
     w = torch.zeros(2, 2, dtype=F64, requires_grad=True)
-    for ask in kinds(w):
+    gaussian, dynamics = F.Gaussian([0.0, 0.0], w), F.LinearGaussianDynamics(EYE, PUSH, w)
+    function = F.DifferentiableDynamics(lambda x, u: x, w)
+    for ask in (gaussian, lambda: dynamics(X, U), lambda: function(X, U)):
         for value, kind in (
             (torch.zeros(2, 2), pyro.distributions.Delta),
             (torch.ones(2, 2), DegenerateNormal),

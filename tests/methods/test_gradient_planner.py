@@ -52,16 +52,18 @@ def test_the_optimum_of_a_linear_quadratic_problem() -> None:
     exact = cai.infer(linear_graph(), cai.SoftValueIteration())
     plan = cai.infer(linear_graph(), GradientPlanner(**LONG))
     assert float(plan.expected_return) == pytest.approx(float(exact.expected_return), rel=1e-8)
-    torch.testing.assert_close(plan.trajectory.actions, exact.mean_trajectory.actions, rtol=0, atol=1e-3)
-    torch.testing.assert_close(plan.trajectory.states, exact.mean_trajectory.states, rtol=0, atol=1e-3)
-    assert float(plan.trajectory.rewards.sum()) > float(plan.expected_return)  # which has the terminal reward too
+    torch.testing.assert_close(plan.most_probable_trajectory.actions, exact.mean_trajectory.actions, rtol=0, atol=1e-3)
+    torch.testing.assert_close(plan.most_probable_trajectory.states, exact.mean_trajectory.states, rtol=0, atol=1e-3)
+    assert float(plan.most_probable_trajectory.rewards.sum()) > float(
+        plan.expected_return
+    )  # which has the terminal reward too
 
 
 def test_discount_and_prior_are_part_of_the_optimum() -> None:
     options = {"discount": 0.8, "temperature": 0.5, "action_prior": F.Gaussian([0.4], [[0.2]])}
     exact = cai.infer(linear_graph(**options), cai.SoftValueIteration())
     plan = cai.infer(linear_graph(**options), GradientPlanner(**LONG))
-    torch.testing.assert_close(plan.trajectory.actions, exact.mean_trajectory.actions, rtol=0, atol=1e-3)
+    torch.testing.assert_close(plan.most_probable_trajectory.actions, exact.mean_trajectory.actions, rtol=0, atol=1e-3)
     hard = cai.infer(linear_graph(discount=0.8), cai.SoftValueIteration()).expected_return
     assert float(plan.expected_return) < float(hard)  # the reward alone, without the prior's share
 
@@ -69,8 +71,10 @@ def test_discount_and_prior_are_part_of_the_optimum() -> None:
 def test_noise_moves_the_return_and_not_the_plan() -> None:
     """Of a linear-quadratic problem: the best open loop under noise is that without, its return lower by a constant."""
     calm = cai.infer(linear_graph(), GradientPlanner(**LONG))
-    rough = cai.infer(linear_graph(noise=0.01), GradientPlanner(num_samples=1000, num_steps=400, learning_rate=0.02), seed=1)
-    assert float((rough.trajectory.actions - calm.trajectory.actions).abs().max()) < 0.1
+    rough = cai.infer(
+        linear_graph(noise=0.01), GradientPlanner(num_samples=1000, num_steps=400, learning_rate=0.02), seed=1
+    )
+    assert float((rough.plan - calm.plan).abs().max()) < 0.1
     runs = rough.sample(20_000, seed=2)
     ends = -1.5 * (runs.states[:, -1] ** 2).sum(-1)
     returns = runs.returns() + ends
@@ -91,7 +95,7 @@ def test_limits_against_a_constrained_solver() -> None:
         return total
 
     found = scipy.optimize.minimize(cost, np.zeros(HORIZON), bounds=[(-0.8, 0.8)] * HORIZON, method="L-BFGS-B")
-    assert float(plan.trajectory.actions.abs().max()) <= 0.8
+    assert float(plan.plan.abs().max()) <= 0.8
     assert -float(plan.expected_return) == pytest.approx(found.fun, abs=1e-5)
 
 
@@ -108,7 +112,12 @@ def test_a_batch_of_starts_is_planned_as_each_alone() -> None:
     assert together.expected_return.shape == (3,)
     for i, start in enumerate(starts):
         alone = cai.infer(linear_graph(start=start), method)
-        torch.testing.assert_close(together.trajectory.actions[i], alone.trajectory.actions[0], rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(
+            together.most_probable_trajectory.actions[i],
+            alone.most_probable_trajectory.actions[0],
+            rtol=1e-10,
+            atol=1e-12,
+        )
         torch.testing.assert_close(together.expected_return[i], alone.expected_return)
 
 
@@ -118,13 +127,13 @@ def test_restarts_never_hurt_and_the_seed_decides() -> None:
     many = cai.infer(graph, GradientPlanner(num_steps=80, num_restarts=6), seed=0)
     again = cai.infer(graph, GradientPlanner(num_steps=80, num_restarts=6), seed=0)
     assert float(many.expected_return) >= float(one.expected_return)
-    assert torch.equal(many.trajectory.actions, again.trajectory.actions)
+    assert torch.equal(many.plan, again.plan)
 
 
 def test_warm_start_begins_where_the_shifted_plan_is() -> None:
     first = cai.infer(linear_graph(), GradientPlanner(num_steps=50))
     method = first.method.warm_started(first, shift=2)
-    actions = first.trajectory.actions[0]
+    actions = first.plan
     assert torch.equal(method.initial_actions, actions[2:])
     begun = cai.infer(linear_graph(), cai.GradientPlanner(num_steps=1, learning_rate=0.0, initial_actions=actions[2:]))
     assert torch.equal(begun.plan, torch.cat([actions[2:], actions[-1:].expand(2, -1)]))
@@ -142,21 +151,21 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         cai.infer(graph, method, seed=3, callbacks=[cai.Checkpoint(tmp_path / "at", interval=0.0), Stop()])
     resumed = cai.infer(graph, method, seed=99, resume=tmp_path / "at")
-    assert torch.equal(whole.trajectory.actions, resumed.trajectory.actions)
+    assert torch.equal(whole.plan, resumed.plan)
 
 
 def test_save_and_load(tmp_path: Path) -> None:
     plan = cai.infer(linear_graph(), GradientPlanner(num_steps=20))
     plan.save(tmp_path / "plan")
     again = cai.load(tmp_path / "plan")
-    assert torch.equal(again.trajectory.actions, plan.trajectory.actions)
+    assert torch.equal(again.plan, plan.plan)
     assert torch.equal(again.policy([1.0, -0.5], t=3).mean, plan.policy([1.0, -0.5], t=3).mean)
 
 
 def test_the_policy_is_the_plan() -> None:
     plan = cai.infer(linear_graph(), GradientPlanner(num_steps=20))
     for t in range(HORIZON):
-        assert torch.equal(plan.policy(torch.zeros(5, 2), t).sample(), plan.trajectory.actions[:, t].expand(5, 1))
+        assert torch.equal(plan.policy(torch.zeros(5, 2), t).sample(), plan.plan[t].expand(5, 1))
     with pytest.raises(ValueError, match="t"):
         plan.policy([0.0, 0.0], t=HORIZON)
     batch = cai.infer(linear_graph(start=np.zeros((3, 2))), GradientPlanner(num_steps=2))
@@ -211,3 +220,55 @@ def test_bad_graphs_and_first_plans_are_refused() -> None:
         cai.infer(cai.load_model("gridworld", horizon=5), GradientPlanner())
     with pytest.raises(ValueError, match="initial_actions: expected \\[8, 1\\], or what broadcasts to it"):
         cai.infer(linear_graph(), GradientPlanner(initial_actions=torch.zeros(3, 2)))
+
+
+def test_bad_questions_to_a_plan() -> None:
+    plan = cai.infer(linear_graph(), GradientPlanner(num_steps=2))
+    for ask, message in (
+        (lambda: plan.policy(None), "state"),
+        (lambda: plan.policy(3), r"state: expected \[..., 2\]"),
+        (lambda: plan.policy(torch.zeros(4, 3)), r"state: expected \[..., 2\], got \[4, 3\]"),
+        (lambda: plan.policy([0.0, 0.0], t=np.arange(3)), r"one time, got \[3\]"),
+        (lambda: plan.policy([0.0, 0.0], t=HORIZON), "t 8 is outside 0..7"),
+        (lambda: plan.policy([0.0, 0.0], t=None), "t must be whole numbers"),
+        (lambda: plan.sample(3, length=HORIZON + 1), "length must be within 1..8"),
+        (lambda: plan.sample(0), "num must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ask()
+    both = cai.infer(linear_graph(start=np.ones((2, 2))), GradientPlanner(num_steps=2))
+    with pytest.raises(ValueError, match=r"batch of starts \[2\]"):
+        both.sample(3)
+    with pytest.raises(ValueError, match=r"batch \[3\] does not fit a plan for starts \[2\]"):
+        both.policy(torch.zeros(3, 2))
+
+
+def test_bad_warm_starts_are_refused() -> None:
+    plan, method = cai.infer(linear_graph(), GradientPlanner(num_steps=2)), GradientPlanner()
+    assert torch.equal(method.warm_started(plan, shift=2.0).initial_actions, plan.plan[2:])
+    assert torch.equal(method.warm_started(plan, shift=99).initial_actions, plan.plan[-1:])
+    for shift in (-1, 0.5, None, "a", [1, 2]):
+        with pytest.raises(ValueError, match="shift"):
+            method.warm_started(plan, shift=shift)
+    with pytest.raises(ValueError, match="GaussianPosterior has no plan"):
+        method.warm_started(cai.infer(linear_graph(), cai.SoftValueIteration()))
+
+
+@pytest.mark.parametrize("make", [lambda: linear_graph(noise=0.1), curved_graph], ids=["linear", "curved"])
+@pytest.mark.parametrize("inside", [True, False])
+def test_planning_goes_on_in_inference_mode(make: Any, inside: bool, tmp_path: Path) -> None:
+    method, graph = GradientPlanner(num_steps=5, num_restarts=2, num_samples=2), make()
+    plain = cai.infer(make(), method, seed=1)
+    with torch.inference_mode():
+        plan = cai.infer(make() if inside else graph, method, seed=1)
+        cai.infer(graph, method, seed=1, callbacks=[cai.Checkpoint(tmp_path / "at", interval=0.0)])
+        resumed = cai.infer(graph, method, resume=tmp_path / "at")
+    for other in (plan, resumed):
+        torch.testing.assert_close(other.plan, plain.plan, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(cai.infer(graph, method, seed=1).plan, plain.plan, rtol=1e-10, atol=1e-12)
+
+
+def test_limits_are_kept_in_inference_mode() -> None:
+    with torch.inference_mode():
+        plan = cai.infer(curved_graph(action_space=_box(0.1)), GradientPlanner(num_steps=5))
+    assert float(plan.plan.abs().max()) <= 0.1

@@ -399,9 +399,10 @@ def test_warm_starts_shift_the_plan() -> None:
     graph = pendulum((1.5, 0.0))
     first = asked(graph)
     method = cai.ILQR().warm_started(first, shift=3)
-    given = method.init(graph, None).iterate.actions[:, 0]
-    torch.testing.assert_close(given[:17], first.plan[3:])
-    assert (given[17:] == first.plan[-1]).all()
+    later = cai.factors.Delta(first.most_probable_trajectory.states[0, 3])
+    given = method.init(graph.replace(initial=later), None).iterate.actions[:, 0]
+    torch.testing.assert_close(given[:17], first.plan[3:], rtol=1e-7, atol=1e-7)
+    assert (given[17:] == given[16]).all()
     again = cai.infer(graph, cai.ILQR().warm_started(first, shift=0))
     assert again.stats.num_steps == 1
     torch.testing.assert_close(again.plan, first.plan)
@@ -409,6 +410,34 @@ def test_warm_starts_shift_the_plan() -> None:
     assert shorter.plan.shape == (8, 1)
     with pytest.raises(ValueError, match="shift"):
         cai.ILQR().warm_started(first, shift=-1)
+
+
+def test_a_warm_start_follows_the_feedback_of_the_plan() -> None:
+    """Balanced where it falls over: from a state off the plan the plan's actions let it fall, its feedback does not."""
+    graph = pendulum((0.3, 0.0), horizon=40, temperature=0.0)
+    first = asked(graph)
+    off = graph.replace(initial=F.Delta(first.most_probable_trajectory.states[0, 2] + 0.02))
+    warm = cai.ILQR().warm_started(first, shift=2)
+    followed = warm.init(off, None).iterate
+    alone = cai.ILQR(initial_actions=first.plan[2:]).init(off, None).iterate
+    best = -float(asked(off).best_return)
+    assert best <= float(followed.costs) < best + 0.2 * (float(alone.costs) - best)
+    state = off.initial.value
+    for t in range(38):
+        state = graph.dynamics.mean(state, first.policy(state, t + 2).mean)
+        torch.testing.assert_close(followed.states[t + 1, 0], state, rtol=0, atol=1e-12)
+
+
+def test_the_best_of_restarts_answers_for_each_start() -> None:
+    graph = pendulum(starts(3), limit=1.0)
+    many = graph.replace(initial=F.Delta(starts(3).expand(8, 3, 2)))
+    best = asked(graph, initial_noise=1.0, num_restarts=8, seed=3)
+    each = asked(many, initial_noise=1.0, seed=3)
+    torch.testing.assert_close(best.best_return, each.best_return.amax(0), rtol=0, atol=0)
+    chosen = each.plan.gather(0, each.best_return.argmax(0).reshape(1, 3, 1, 1).expand(1, 3, 20, 1))[0]
+    assert torch.equal(best.plan, chosen)
+    assert (each.best_return.amax(0) - each.best_return.amin(0)).max() > 0.1, "they differ"
+    assert best.method.warm_started(best).num_restarts == 1
 
 
 def test_replanning_uses_warm_starts() -> None:
@@ -453,6 +482,9 @@ def test_multiple_shooting_of_a_linear_problem_takes_one_step() -> None:
         ({"initial_actions": np.zeros((3, 20, 1))}, "initial_actions"),
         ({"initial_actions": np.zeros((0, 1))}, "initial_actions"),
         ({"initial_actions": np.full((20, 1), np.nan)}, "not finite"),
+        ({"initial_feedback": np.zeros((20, 1))}, r"initial_feedback must be .*1, 3\], got \[20, 1\]"),
+        ({"initial_feedback": np.zeros((20, 1, 2))}, r"initial_feedback must be .*1, 3\], got \[20, 1, 2\]"),
+        ({"initial_feedback": np.zeros((4, 20, 1, 3))}, "initial_feedback"),
         ({"rollouts": cai.methods.MultipleShooting(np.zeros((20, 2)))}, r"initial_states: expected \[21, 2\]"),
     ],
 )
@@ -569,6 +601,9 @@ def test_functions_that_cannot_be_differentiated_are_refused() -> None:
         ({"max_iterations": 2.5}, "max_iterations"),
         ({"tolerance": -1.0}, "tolerance"),
         ({"initial_noise": math.nan}, "initial_noise"),
+        ({"num_restarts": 0}, "num_restarts must be at least 1"),
+        ({"num_restarts": 4}, "restarts differ by initial_noise"),
+        ({"initial_actions": [[0.0]], "initial_feedback": [[[0.0, 0.0, 0.0]]]}, "not both"),
         ({"expansion": "ddp"}, "expansion"),
         ({"regularisation": 1.0}, "regularisation"),
         ({"line_search": (1.0,)}, "line_search"),
@@ -641,6 +676,8 @@ def test_what_is_missing_says_so() -> None:
     posterior = asked(pendulum((1.0, 0.0)))
     with pytest.raises(Unavailable, match="local model"):
         posterior.log_prob(posterior.most_probable_trajectory)
+    with pytest.raises(Unavailable, match="local model"):
+        posterior.gap(posterior)
     with pytest.raises(Unavailable):
         _ = posterior.gain
 
@@ -648,7 +685,7 @@ def test_what_is_missing_says_so() -> None:
 # -- Laplace's approximation ------------------------------------------------------------------------------------------
 
 
-def integrated(graph: cai.TrajectoryGraph, bounds: list[tuple[float, float]], cells: int = 1500) -> float:
+def integrated(graph: cai.TrajectoryGraph, bounds: list[tuple[float, float]], cells: int = 900) -> float:
     """Log of the integral of exp(return / temperature) over the plans of two steps in a rectangle, on a grid."""
     edges = [torch.linspace(low, high, cells + 1, dtype=torch.float64) for low, high in bounds]
     first, second = torch.meshgrid(*(0.5 * (edge[1:] + edge[:-1]) for edge in edges), indexing="ij")

@@ -354,9 +354,8 @@ def test_the_promised_bend_is_that_of_a_linear_quadratic_cost() -> None:
         if gaps is not None:
             for t in range(6):
                 moved[t + 1] = linear(moved[t], actions[t], t) - gaps[t]
-        model = local_model(
-            problem, Trajectory(moved, actions, problem.total_cost(moved, actions), gaps), GaussNewton()
-        )
+        costs = problem.total_cost(moved, actions)
+        model = local_model(problem, Trajectory(moved, actions, costs, gaps), GaussNewton())
         backward = backward_pass(model, torch.zeros(4, dtype=torch.float64))
         backward = backward if gaps is None else with_gaps(model, backward)
         tried = sizes(1.0, 0.5, 0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -166,9 +167,38 @@ def test_batches_are_refused() -> None:
         cai.plots.tubes(posterior)
 
 
+@pytest.mark.parametrize("draw", [cai.plots.tubes, cai.plots.plane])
+def test_batches_on_an_infinite_horizon_are_not_taken_for_time(draw: Any) -> None:
+    dynamics = cai.factors.LinearGaussianDynamics(0.1 * np.eye(2) * np.ones((4, 1, 1)), np.ones((2, 1)), np.eye(2))
+    graph = cai.load_model("double_integrator", horizon=None).replace(dynamics=dynamics)
+    with pytest.raises(cai.Unavailable, match="infinite horizon"):
+        draw(cai.infer(graph, cai.SoftValueIteration()))
+
+
+@pytest.mark.parametrize("draw", [cai.plots.tubes, cai.plots.plane])
+def test_what_is_no_posterior_is_refused(draw: Any) -> None:
+    for other in ([mass()], None, 3):
+        with pytest.raises(ValueError, match="draws posteriors, one after the other"):
+            draw(other)
+
+
+def test_times_are_whole_numbers_of_any_type() -> None:
+    for times in ([1.0], np.array([1]), torch.tensor([1]), (1,), 1):
+        assert len(cai.plots.plane(mass(), times=times).patches) == 1  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"coordinates": 3}, r"two of 0\.\.3"),
+        ({"coordinates": (0, 1, 2)}, r"two of 0\.\.3"),
+        ({"coordinates": (0, 0.5)}, "whole numbers, got 0.5"),
+        ({"coordinates": "ab"}, "coordinates must be whole numbers"),
+        ({"times": [1.5]}, "whole numbers, got 1.5"),
+        ({"times": ["a"]}, "times must be whole numbers"),
+        ({"names": ("x",)}, "names must be two"),
+        ({"names": ("x", "y", "z")}, "names must be two"),
+        ({"names": "xy"}, "names must be two"),
         ({"coordinates": (0, 4)}, r"two of 0\.\.3"),
         ({"coordinates": (0,)}, r"two of 0\.\.3"),
         ({"times": [21]}, r"0\.\.20"),

@@ -2,11 +2,10 @@
 
     E[sum_t gamma^t r_t] = -sum_t gamma^t tr(M_t E[z_t z_t']) / 2
 
-so that all that is quadratic follows from second moments. Over a discounted infinite horizon their weighted sum S solves
+so that all that is quadratic follows from second moments. Over a discounted infinite horizon their weighted sum is
 
-    S_y = E[y_0 y_0'] + gamma / (1 - gamma) Omega + gamma Phi_y S_y Phi_y',     y = [x; 1], Phi_y the closed loop on y
-
-and holds the spread of the actions, Sigma / (1 - gamma), beside what the policy's mean makes of S_y.
+    S_z = [I; K] S_y [I; K]' + Sigma / (1 - gamma),     y = [x; 1], Sigma among the actions
+    S_y = E[y_0 y_0'] + gamma / (1 - gamma) Omega + gamma Phi_y S_y Phi_y',     Phi_y the closed loop on y
 """
 
 from __future__ import annotations
