@@ -17,8 +17,8 @@ import cai
 from cai.plan import ReplanningPolicy
 
 HANGING = torch.tensor([math.pi, 0.0], dtype=torch.float64)
-#: A plan from nothing: the best of 32 first guesses, which are random torques.
-THOROUGH = cai.ILQR(num_restarts=32, initial_noise=2.0, tolerance=1e-6)
+#: A plan from nothing: the best of 64 first guesses, which are random torques.
+THOROUGH = cai.ILQR(num_restarts=64, initial_noise=2.0, tolerance=1e-6)
 EPISODES, STEPS = 5, 200
 
 
@@ -92,7 +92,7 @@ def corners(states: Tensor, num: int) -> tuple[Tensor, Tensor]:
 def guesses() -> None:
     """Where single first guesses lead to, with the smooth reward and with the environment's."""
     print("first guess            smooth reward                environment's reward")
-    for label, noise, number in (("no torque", 0.0, 1), ("32 random ones", 2.0, 32)):
+    for label, noise, number in (("no torque", 0.0, 1), ("64 random ones", 2.0, 64)):
         texts = []
         for smooth in (True, False):
             starts = HANGING.expand(number, 2)
@@ -104,23 +104,29 @@ def guesses() -> None:
         print(f"{label:16s} {texts[0]}  {texts[1]}")
 
 
-def angle(observation: Tensor) -> Tensor:
-    """The state of the model for what Pendulum-v1 shows: (cos, sin, speed) to (angle, speed)."""
-    cosine, sine, speed = observation.unbind(-1)
-    return torch.stack([torch.atan2(sine, cosine), speed], -1)
+class Angle:
+    """The state of the model for what Pendulum-v1 shows, (cos, sin, speed): the angle runs on where atan2 jumps."""
+
+    last = torch.zeros((), dtype=torch.float64)
+
+    def __call__(self, observation: Tensor) -> Tensor:
+        cosine, sine, speed = observation.double().unbind(-1)
+        angle, turn = torch.atan2(sine, cosine), 2 * math.pi
+        self.last = angle + turn * ((self.last - angle) / turn).round()
+        return torch.stack([self.last, speed], -1)
 
 
 def environment() -> None:
     """An agent in Pendulum-v1 that plans every half second, two and a half seconds ahead."""
     pendulum = cai.load_model("pendulum", smooth=True, horizon=50, temperature=0.0)
-    agent = ReplanningPolicy(pendulum, THOROUGH, replan_every=10, state_of=angle, seed=0)
+    agent = ReplanningPolicy(pendulum, THOROUGH, replan_every=10, state_of=Angle(), seed=0)
     episodes = cai.rollout("Pendulum-v1", agent, EPISODES, seed=0)
     idle = cai.rollout("Pendulum-v1", cai.UniformPolicy(), EPISODES, seed=0)
     least = dynamic_programming()
     print("seed   starts at   iLQR, replanned   dynamic programming   random torques")
     table = []
     for seed in range(EPISODES):
-        start = angle(episodes.states[seed, 0].double())
+        start = Angle()(episodes.states[seed, 0])
         row = (episodes[seed].returns()[0], -least(start), idle[seed].returns()[0])
         print(f"{seed:4d} {start[0]:11.2f} {row[0]:17.1f} {row[1]:21.1f} {row[2]:16.1f}")
         table.append(row)
@@ -151,7 +157,7 @@ def costs_of_a_plan() -> None:
 
 def noise(plan: cai.Posterior, num: int) -> dict[str, cai.Trajectories]:
     """The plan from hanging in a world with noise: as it stands, by its feedback, and made again every five steps."""
-    world = cai.load_model("pendulum", smooth=True, horizon=100, noise=0.3)
+    world = cai.load_model("pendulum", smooth=True, horizon=100, noise=0.1)
     actions = plan.most_probable_trajectory.actions[0]
     again = ReplanningPolicy(
         cai.load_model("pendulum", smooth=True, horizon=50, temperature=0.0), THOROUGH, replan_every=5, seed=0

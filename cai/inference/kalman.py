@@ -86,6 +86,8 @@ class KalmanPosterior(Posterior):
             raise ValueError(f"state: expected vectors [..., {n}], got shape {list(vector.shape)}")
         time = whole_numbers(t, "t")
         actions = in_time(self._recording.actions)
+        if (time < 0).any() or (time >= len(actions)).any():
+            raise ValueError(f"t: expected whole numbers within 0..{len(actions) - 1}, got {t!r}")
         action = part_at(actions, int(time) if not time.dim() else time, 1, "t")
         mean = action.expand(*torch.broadcast_shapes(vector.shape[:-1], action.shape[:-1]), action.shape[-1])
         return DegenerateNormal(mean, mean.new_zeros(*mean.shape, mean.shape[-1]))

@@ -15,7 +15,6 @@ from cai.inference.gaussian import GaussianPosterior, risk_parameter
 from cai.inference.method import Progress
 from cai.inference.posterior import Posterior
 from cai.inference.stats import Stats
-from cai.methods.schedules import check_time_schedule
 from cai.methods.tabular_method import AbstractTabularMethod
 from cai.ops.gaussian.control_scan import pays_to_scan, solve_by_scan
 from cai.ops.gaussian.existence import need_expectation_of_start
@@ -51,7 +50,7 @@ class AbstractExactMethod(AbstractTabularMethod):
             super().accepts(graph)
             return
         name = type(self).__name__
-        check_time_schedule(self.schedule, graph, name)
+        self.check_options(graph)
         need_linear_gaussian(graph, name)
         if self.reading.tilts and graph.discount < 1.0:
             raise IncompatibleMethod(

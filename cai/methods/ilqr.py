@@ -40,6 +40,7 @@ from cai.methods.guesses import first_actions, flattened, followed, limits_given
 from cai.ops.shooting.iteration import Options, ShootingIterate, advance, first_iterate
 from cai.ops.shooting.laplace import laplace
 from cai.ops.shooting.local_models import GaussNewton, SecondOrder
+from cai.ops.shooting.problem import discounted_sum
 from cai.ops.shooting.schedules import LineSearch, RegularisationSchedule
 from cai.ops.threads import threads_for
 
@@ -192,7 +193,7 @@ class ILQR(AbstractMethod):
             answer = laplace(world.problem, iterate, self.expansion, surroundings(graph, world))
             rewards = world.rewards(iterate.states, iterate.actions)
         answer = answer.with_batch(world.batch_shape)
-        returns = torch.tensordot(world.problem.weights(), rewards.double(), 1)
+        returns = discounted_sum(rewards, world.problem.discount)
         parts = (iterate.states, iterate.actions, rewards[:-1])
         return LaplacePosterior(
             graph=graph,

@@ -89,12 +89,17 @@ class AbstractTabularMethod(AbstractMethod):
         """The graph with the temperature actually used."""
         return graph
 
-    def accepts(self, graph: Any) -> None:
-        """Raises `IncompatibleMethod` unless the graph is a trajectory graph on tables."""
+    def check_options(self, graph: Any) -> None:
+        """Raises ValueError for a tolerance or a schedule that is none, whatever the graph is made of."""
         name = type(self).__name__
         if not 0.0 <= self.target < math.inf:
             raise ValueError(f"{name}: tolerance must be a finite number of at least 0, got {self.target}")
         check_time_schedule(self.schedule, graph, name)
+
+    def accepts(self, graph: Any) -> None:
+        """Raises `IncompatibleMethod` unless the graph is a trajectory graph on tables."""
+        name = type(self).__name__
+        self.check_options(graph)
         if isinstance(graph, FactorGraph):
             raise IncompatibleMethod(
                 f"{name} keeps the dynamics as it is, and a factor graph no longer says which of its factors that is: "

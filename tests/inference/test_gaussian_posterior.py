@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 import cai
+from cai.inference.gaussian import risk_parameter
 from cai.inference.gaussian_paths import roots_of
+from cai.ops.gaussian.marginals import arrival_of
 from tests import gaussian_oracles as oracles
 from tests.laws.build import assert_close, numpy_of
 from tests.laws.gaussian_build import graph_of
@@ -140,11 +142,12 @@ CASES: dict[str, dict[str, Any]] = {
 @methods
 @pytest.mark.parametrize("name", CASES)
 def test_densities_are_those_of_the_chain(method: cai.AbstractMethod, name: str) -> None:
-    """Step by step, from the policy and the joint marginals, which tests/laws holds to the big Gaussian."""
+    """One step after the other."""
     posterior = cai.infer(graph_of(oracles.random_problem(61, **CASES[name])), method)
     drawn = posterior.sample(7, seed=1)
     total = posterior.state_marginals[0].log_prob(drawn.states[:, 0])
-    arrival = posterior._moments.arrival
+    eta = risk_parameter(posterior.reading, posterior.problem.temperature)
+    arrival = arrival_of(posterior.problem, posterior.messages, eta)
     for t in range(drawn.actions.shape[1]):
         total = total + posterior.policy(drawn.states[:, t], t).log_prob(drawn.actions[:, t])
         ones = torch.ones(7, 1, dtype=F64)

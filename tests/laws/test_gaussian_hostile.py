@@ -411,3 +411,9 @@ def test_nothing_that_was_given_is_changed() -> None:
     _ = posterior.state_marginals.mean, posterior.sample(2, seed=0)
     for name, value in before.items():
         assert (getattr(problem, name) == value).all(), name
+
+
+@pytest.mark.parametrize("method", [cai.SoftValueIteration, cai.SumProduct])
+def test_options_are_checked_on_vectors_as_on_tables(method: type) -> None:
+    with pytest.raises(ValueError, match="tolerance must be a finite number"):
+        cai.infer(scalar(), method(tolerance=-1.0))

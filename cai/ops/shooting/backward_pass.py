@@ -28,6 +28,7 @@ from torch import Tensor
 
 from cai.ops.shooting.box_qp import clamped_at_zero, clamped_gains, is_definite, without
 from cai.ops.shooting.layouts import AbstractLayout
+from cai.ops.shooting.problem import discounted_sum
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,9 +239,8 @@ def _assembled(model: LocalModel, gains: Tensor, values: Tensor, rows: Tensor, r
     """Adds what follows for all steps at once."""
     m, n, offsets = model.num_actions, model.num_states, gains[..., -1]
     curved = (rows[..., :m] * offsets[..., None, :]).sum(-1)
-    weights = model.discount ** torch.arange(len(gains), dtype=torch.float64, device=gains.device)
-    slope = torch.tensordot(weights, (rows[..., -1] * offsets).sum(-1).double(), 1)
-    bend = torch.tensordot(weights, (curved * offsets).sum(-1).double(), 1)
+    slope = discounted_sum((rows[..., -1] * offsets).sum(-1), model.discount)
+    bend = discounted_sum((curved * offsets).sum(-1), model.discount)
     b = model.moves[..., :n, :m]
     size = regularisation.to(b.dtype)[:, None, None]
     curvatures = rows[..., :m] + size * (b.mT @ b) if (size > 0).any() else rows[..., :m]

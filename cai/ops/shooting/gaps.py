@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cai.ops.shooting.backward_pass import BackwardPass, LocalModel
+from cai.ops.shooting.problem import discounted_sum
 
 
 def with_gaps(model: LocalModel, backward: BackwardPass) -> BackwardPass:
@@ -32,10 +33,8 @@ def with_gaps(model: LocalModel, backward: BackwardPass) -> BackwardPass:
         state = torch.baddbmm(move[..., -1:], move[..., :-1], both[..., None]).squeeze(-1)
     steps = _parts_along(model.slopes, torch.stack(joint))
     end = _parts_along(model.end, state)
-    weights = model.discount ** torch.arange(len(joint) + 1, dtype=torch.float64, device=state.device)
-    slope, bend = (
-        torch.tensordot(weights, torch.cat([a, b[None]]).double(), 1) for a, b in zip(steps, end, strict=True)
-    )
+    pairs = zip(steps, end, strict=True)
+    slope, bend = (discounted_sum(torch.cat([step, last[None]]), model.discount) for step, last in pairs)
     return replace(backward, slope=slope, bend=bend, definite=backward.definite & torch.isfinite(slope + bend))
 
 

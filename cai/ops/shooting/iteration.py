@@ -181,10 +181,11 @@ def _advanced(problem: ShootingProblem, old: ShootingIterate, options: Options) 
     moved = steps.sizes > 0
     stuck = ~moved & ~small
     converged = (small & (old.size == 0) & ~old.convex) | (stuck & old.settled)
-    stationary = _is_stationary(model, backward, old, options.tolerance)
+    unsure = small & ((old.size > 0) | old.convex)
+    stationary = _is_stationary(model, backward, old, options.tolerance) if unsure.any() else small
     at_rest = (small & stationary) | (stuck & _is_rounding(residual, old))
     # So much regularisation had to be added that a step is worth nothing, and yet the gradient is not small.
-    hopeless = small & ~stationary & (old.rate > 1.0) & (old.size > 0)
+    hopeless = unsure & ~stationary & (old.rate > 1.0) & (old.size > 0)
     hopeless |= stuck & old.convex & (old.size >= options.schedule.maximum)
     # The first remedy is a convex expansion, the second more regularisation.
     regularisation = _regularised(options.schedule, old, raised=stuck & old.convex, lowered=moved | small)

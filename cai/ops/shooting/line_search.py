@@ -47,6 +47,8 @@ def search(problem: ShootingProblem, old: Trajectory, backward: BackwardPass, op
         backward: The gains, and what they promise.
         options: Which steps to try.
     """
+    if not backward.definite.any():
+        return Steps(old.states, old.actions, old.costs, torch.zeros_like(old.costs))
     allowed = [size for size in options.step_sizes if size <= 1.0 or old.gaps is None]  # no gap is to be overclosed
     sizes = torch.tensor(allowed, dtype=torch.float64, device=old.states.device)
     rollouts = closed_loop(problem, old.states, old.actions, backward.gains, sizes.to(old.states.dtype), old.gaps)

@@ -146,11 +146,6 @@ class ShootingProblem:
         parts = {name: getattr(self, name).select(index) for name in ("dynamics", "cost", "end")}
         return replace(self, start=self.start[index], **parts)
 
-    def weights(self) -> Tensor:
-        """Gives gamma^t, t = 0..T: `[T + 1]`, float64."""
-        steps = torch.arange(self.horizon + 1, dtype=torch.float64, device=self.start.device)
-        return self.discount**steps
-
     def costs(self, states: Tensor, actions: Tensor) -> Tensor:
         """Computes the cost of each step and of the end: `[T + 1, ..., B]`.
 
@@ -163,10 +158,15 @@ class ShootingProblem:
 
     def total_cost(self, states: Tensor, actions: Tensor) -> Tensor:
         """Computes sum_t gamma^t l_t + gamma^T l_T: `[..., B]`, float64; see `costs`."""
-        costs = self.costs(states, actions).double()
-        if self.discount == 1.0:
-            return costs.sum(0)
-        return torch.tensordot(self.weights(), costs, 1)
+        return discounted_sum(self.costs(states, actions), self.discount)
+
+
+def discounted_sum(steps: Tensor, discount: float) -> Tensor:
+    """Computes sum_t gamma^t x_t of `[T, ...]`: `[...]`, float64."""
+    if discount == 1.0:
+        return steps.sum(0, dtype=torch.float64)
+    weights = discount ** torch.arange(len(steps), dtype=torch.float64, device=steps.device)
+    return torch.tensordot(weights, steps.double(), 1)
 
 
 def step_numbers(points: Tensor) -> Tensor:
