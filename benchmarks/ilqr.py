@@ -88,7 +88,7 @@ def solver(problem: str, max_iterations: str, tolerance: str, expansion: str) ->
 
     warnings.simplefilter("ignore", cai.NotConverged)  # a few iterations are not meant to
     graph = PROBLEMS[problem]()
-    expansions = {"gauss-newton": cai.methods.GaussNewton(), "second-order": cai.methods.SecondOrder()}
+    expansions = {"gauss-newton": cai.methods.GaussNewton(), "second-order": cai.methods.SecondOrder(below=1e-2)}
     method = cai.ILQR(max_iterations=int(max_iterations), tolerance=float(tolerance), expansion=expansions[expansion])
     return lambda: cai.infer(graph, method)
 

@@ -10,10 +10,11 @@ most 2 newton metres. A rod of 1 kg and 1 m, Euler steps of dt = 0.05 s, speeds 
 which is, to rounding, what a step of the environment does (the environment shows cos, sin and speed instead of the
 angle: `observation = (cos(theta), sin(theta), theta_dot)`). The angle is not wrapped in the state, only in the reward.
 
-Known answers. Hanging at rest, the least cost of 200 steps at temperature 0 is about 301, by dynamic programming on a
-fine grid; upright at rest it is 0. A free pendulum keeps its energy theta_dot^2 / 2 + 3 g / (2 l) cos(theta) up to
-the order of dt. The torque that holds an angle is -(m g l / 2) sin(theta): 2 newton metres hold 23.6 degrees at most,
-so that the way up leads through several swings.
+Known answers. Hanging at rest, the least cost of 200 steps at temperature 0 is 295.3: a plan attains it, and dynamic
+programming on grids of 200, 400 and 800 angles comes down to it (306, 301, 298). Upright at rest it is 0. A free
+pendulum keeps its energy theta_dot^2 / 2 + 3 g / (2 l) cos(theta) up to the order of dt. The torque that holds an
+angle is -(m g l / 2) sin(theta): 2 newton metres hold 23.6 degrees at most, so that the way up leads through several
+swings.
 
 What derivatives see. The clip of the torque has slope 1 up to and including the limit and 0 beyond: a method that
 keeps to the bounded action space never meets the zero. The clip of the speed has slope 0 beyond 8, which a swing-up

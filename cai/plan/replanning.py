@@ -42,6 +42,7 @@ class ReplanningPolicy:
     A plan looks `horizon` steps ahead, always as many (the horizon recedes); with `end`, no further than the end of the
     episode. By Bellman's principle a plan up to the end gives the same actions as following the first plan's feedback
     law, if the plan is exact; replanning mends plans that are not: cut-off horizons, local linearisations, open loops.
+    Where only the mean is acted by, plan at temperature 0: `ILQR` then need not find a policy around each plan as well.
 
     `bind` gives a policy with a memory of its last plan; time 0 clears it. The object itself has none: called
     directly, it plans from nothing.
@@ -167,6 +168,11 @@ class Replanner:
         states = getattr(world, "state_space", None) or getattr(world, "observation_space", None)
         _check_space("actions", graph.action_space, actions, "")
         if policy.state_of is None:
+            if getattr(world, "observation", None) is not None:
+                raise ValueError(
+                    "ReplanningPolicy: the world's states are hidden behind its observation factor, and plans start "
+                    "from states; give state_of=, or show them: replace(observation=None)"
+                )
             _check_space("states", graph.state_space, states, "; give state_of=, a function from one to the other")
         self._action_dtype = actions.dtype if isinstance(actions, gymnasium.spaces.Box) else None
 

@@ -268,7 +268,11 @@ def test_gap_names_dtypes_that_differ() -> None:
 
 
 @methods
-@pytest.mark.parametrize("options", [{}, {"dynamics": moving(3)}, {"horizon": None}, {"horizon": 1}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"dynamics": moving(3)}, {"horizon": None}, {"horizon": 1}],
+    ids=["plain", "batch", "endless", "one step"],
+)
 def test_feedback_is_the_policy(method: cai.AbstractMethod, options: dict[str, Any]) -> None:
     method = cai.RiskSensitiveControl(0.05) if isinstance(method, cai.RiskSensitiveControl) else method
     posterior = answer(method, **options)

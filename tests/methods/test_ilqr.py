@@ -317,6 +317,22 @@ def test_it_swings_a_pendulum_up() -> None:
     assert float(posterior.best_return) > hanging + 10
 
 
+def test_second_derivatives_from_near_the_optimum_on() -> None:
+    graph = pendulum(starts(4), limit=math.inf)
+    near = cai.ILQR(tolerance=1e-13, expansion=cai.methods.SecondOrder(below=0.1))
+    first = [stepped(graph, method, 1).iterate.actions for method in (near, cai.ILQR())]
+    assert torch.equal(*first), "far from it they are left out"
+    late, never = cai.infer(graph, near), asked(graph, tolerance=1e-13)
+    assert late.stats.converged
+    assert late.stats.num_steps < never.stats.num_steps
+    for element, start in enumerate(starts(4)):
+        value = total(pendulum(start, limit=math.inf))
+        slope = torch.func.grad(value)(late.plan[element].flatten())
+        assert float(slope.abs().max()) < 1e-5
+    with pytest.raises(ValueError, match="below"):
+        cai.methods.SecondOrder(below=0.0)
+
+
 # -- batches ----------------------------------------------------------------------------------------------------------
 
 
@@ -352,8 +368,9 @@ def test_batch_dimensions_stay_as_they_are() -> None:
         shaped.sample(3)
 
 
+@pytest.mark.parametrize("expansion", [*EXPANSIONS, cai.methods.SecondOrder(below=0.1)], ids=["iLQR", "DDP", "late"])
 @pytest.mark.parametrize("shape", [(4,), (2, 2)])
-def test_functions_that_refer_to_the_whole_batch(shape: tuple[int, ...]) -> None:
+def test_functions_that_refer_to_the_whole_batch(shape: tuple[int, ...], expansion: Any) -> None:
     """Each element has a mass of its own, which the user's function knows as a tensor of the batch's shape."""
     masses = torch.linspace(0.5, 2.0, 4, dtype=torch.float64)
 
@@ -365,12 +382,11 @@ def test_functions_that_refer_to_the_whole_batch(shape: tuple[int, ...]) -> None
         return pendulum(start, limit=1.0).replace(dynamics=F.DifferentiableDynamics(move, state_size=2, action_size=1))
 
     start = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    together = asked(graph(masses.reshape(shape), start.expand(*shape, 2)))
+    together = asked(graph(masses.reshape(shape), start.expand(*shape, 2)), expansion=expansion)
     assert not shooting_graph(graph(masses.reshape(shape), start.expand(*shape, 2))).problem.divisible
     for i, mass in enumerate(masses):
-        torch.testing.assert_close(
-            together.plan.reshape(4, 20, 1)[i], asked(graph(mass, start)).plan, rtol=0, atol=1e-7
-        )
+        alone = asked(graph(mass, start), expansion=expansion).plan
+        torch.testing.assert_close(together.plan.reshape(4, 20, 1)[i], alone, rtol=0, atol=1e-7)
 
 
 def test_a_bad_element_does_not_hold_up_the_others() -> None:

@@ -136,7 +136,7 @@ def test_policy_is_what_was_done() -> None:
     assert (posterior.policy(states, 3).sample() == torch.as_tensor(ACTIONS[3])).all()
     close(posterior.policy(torch.zeros(T, N_STATES), torch.arange(T)).mean, ACTIONS)
     for state, t in (([0.0], 0), (states, T), (states, -1)):
-        with pytest.raises(ValueError, match="state|outside"):
+        with pytest.raises(ValueError, match="state|within"):
             posterior.policy(state, t)
 
 
@@ -235,7 +235,7 @@ BAD_RECORDS = {
     "no observations": ({"actions": U}, "known along with observations="),
     "one too few": ({"observations": Y[1:], "actions": U}, "8 actions need 9 observations"),
     "a vector": ({"observations": Y[:, 0], "actions": U}, r"expected observations \[T \+ 1, k\]"),
-    "sequences": ({"observations": Y[None].repeat(2, 0), "actions": U[None].repeat(3, 0)}, "2 sequences of observ"),
+    "sequences": ({"observations": Y[None].repeat(2, 0), "actions": U[None].repeat(3, 0)}, "2 sequences of"),
     "sizes": ({"observations": Y[:, :1], "actions": U}, "observations have 1 coordinates, the graph's 2"),
     "action sizes": ({"observations": Y, "actions": U[:, :1]}, "actions have 1 coordinates, the graph's 2"),
     "infinite": ({"observations": np.where(np.arange(T + 1)[:, None] == 3, np.inf, Y), "actions": U}, "time 3"),

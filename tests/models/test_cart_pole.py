@@ -97,6 +97,18 @@ def test_options() -> None:
     np.testing.assert_allclose(graph.dynamics(origin, still).variance, [0.0, 0.04, 0.0, 0.04])
 
 
+def test_swings_up_from_any_first_guess() -> None:
+    """The angle as it is has one way up: no force and random forces lead to the same plan."""
+    graph = cai.load_model("cart_pole", temperature=0.0)
+    plans = [cai.infer(graph, cai.ILQR(initial_noise=noise), seed=seed) for noise, seed in ((0.0, 0), (2.0, 1))]
+    for plan in plans:
+        last = plan.most_probable_trajectory.states[0, -1]
+        assert last[2].cos() > 0.995 and last.abs().max() < 1.0
+        assert plan.plan.abs().max() == 10.0, "it takes all the force there is"
+    assert math.isclose(plans[0].best_return, plans[1].best_return, rel_tol=1e-6)
+    assert math.isclose(plans[0].best_return, -22.41, abs_tol=0.005)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -105,6 +105,18 @@ def test_options() -> None:
     np.testing.assert_allclose(variance, [0.0, 0.0, 0.0, 0.04, 0.04, 0.04])
 
 
+def test_all_ways_lead_to_the_goal() -> None:
+    """Up to nearly upside down, a batch in one call, and as well as the linear feedback at hover where that holds."""
+    tilts = torch.linspace(-2.6, 2.6, 5, dtype=torch.float64)
+    start = torch.zeros(5, 6, dtype=torch.float64)
+    start[:, 0], start[:, 2] = 1.0 - tilts.abs() / 2, tilts
+    graph = cai.load_model("quadrotor", start=start, goal=(0.5, 0.5), horizon=80, temperature=0.0)
+    plan = cai.infer(graph, cai.ILQR(tolerance=1e-6))
+    last = plan.most_probable_trajectory.states[:, -1]
+    assert (last[:, :2] - 0.5).norm(dim=-1).max() < 0.03 and last[:, 2].abs().max() < 0.05
+    assert plan.plan.min() >= 0.0 and plan.plan.max() <= graph.action_space.high[0]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -80,6 +80,17 @@ def test_speeds_are_clipped() -> None:
     assert graph.action_space.high.tolist() == [1.0, math.inf]
 
 
+def test_parks_without_touching_an_obstacle() -> None:
+    graph = cai.load_model("unicycle", start=[(-2.0, -1.2, 0.0), (-2.0, 0.6, 0.0), (0.3, -2.0, 1.5)], temperature=0.0)
+    plan = cai.infer(graph, cai.ILQR(tolerance=1e-6))
+    path = plan.most_probable_trajectory.states
+    assert path[:, -1].norm(dim=-1).max() < 0.05
+    for x, y, radius in ((-1.2, -1.0, 0.45), (-0.6, 0.1, 0.35), (0.2, -0.9, 0.3)):
+        distance = (path[..., :2] - torch.tensor([x, y])).norm(dim=-1)
+        assert distance.min() > radius - 0.01
+    assert plan.plan.abs().amax((0, 1)).le(torch.tensor([1.5, 3.0])).all()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -474,6 +475,21 @@ def test_what_is_not_finite_is_named() -> None:
 
 
 # -- schedules --------------------------------------------------------------------------------------------------------
+
+
+def test_second_derivatives_of_some_elements() -> None:
+    problem = swinging()
+    old, _ = passed(problem)
+    straight = torch.tensor([True, False, True, False])
+    for divisible in (True, False):
+        asked = replace(problem, divisible=divisible)
+        bends = local_model(asked, old, SecondOrder(), straight=straight).bends
+        everywhere = local_model(asked, old, SecondOrder()).bends
+        assert bends is not None and everywhere is not None
+        for t in (5, 2, 0):
+            assert (bends(t)[straight] == 0).all()
+            torch.testing.assert_close(bends(t)[~straight], everywhere(t)[~straight])
+        assert local_model(asked, old, SecondOrder(), straight=torch.ones_like(straight)).bends is None
 
 
 def test_regularisation_grows_and_shrinks_at_a_growing_rate() -> None:

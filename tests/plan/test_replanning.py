@@ -231,6 +231,15 @@ def test_a_world_of_other_states_or_actions_is_refused() -> None:
         cai.rollout(Still(), ReplanningPolicy(vectors(), Planner(), state_of=lambda seen: seen), 1, seed=0)
 
 
+def test_a_world_that_hides_its_states_is_refused() -> None:
+    eye = torch.eye(2, dtype=torch.float64)
+    hidden = vectors().replace(observation=cai.factors.LinearGaussianObservation(eye, eye))
+    with pytest.raises(ValueError, match="hidden behind its observation"):
+        cai.rollout(hidden, ReplanningPolicy(vectors(), Planner()), 1, seed=0)
+    guess = ReplanningPolicy(vectors(), Planner(), state_of=lambda seen: seen)
+    assert cai.rollout(hidden, guess, 3, seed=0).actions.shape == (3, 5, 1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -14,7 +14,7 @@ import cai
 TENSOR = re.compile(r"Tensor|ndarray|ArrayLike")
 # `[S, A]`, `[T+1, S]`, `[*batch, S]`, `[]`; or said in words.
 SHAPE = re.compile(r"`\[[^\]\n]*\]|any shape|any batch|same shape|broadcast|scalar|0-dim|one dimension a")
-PUBLIC_MODULES = ("cai", "cai.data", "cai.errors", "cai.factors", "cai.methods", "cai.ops", "cai.plots")
+PUBLIC_MODULES = ("cai", "cai.data", "cai.errors", "cai.factors", "cai.methods", "cai.ops", "cai.plan", "cai.plots")
 
 # The names of the top level that are settled; others may join them.
 PROMISED = (

@@ -12,7 +12,7 @@ is -tr(PW)/2, or -logdet(I + eta P W) / (2 eta); a Gaussian prior's normaliser j
 
 Adjoint. At the optimum K's own variation drops out of P, dP_t = Y' dH_t Y with Y = [I; K], so that the only recursion
 is S_{t+1} = P_bar_{t+1} + Phi S_t Phi' forward in time, Phi = sqrt(gamma) (I - eta W P~) D Y the closed loop. All else
-is batched over time, and re-uses gains and Cholesky factors:
+is batched over time, and reuses gains and Cholesky factors:
 
     H_bar = Y S_t Y' + [what K_bar says],  M_bar = H_bar,  D_bar = 2 gamma P~ D H_bar,  (eta W)_bar = -P~ P~_bar P~
 

@@ -14,6 +14,7 @@ Source: Tassa, Erez and Todorov (2012); Mastalli et al. (2020) for trajectories 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
@@ -169,7 +170,7 @@ def advance(problem: ShootingProblem, old: ShootingIterate, options: Options) ->
 
 
 def _advanced(problem: ShootingProblem, old: ShootingIterate, options: Options) -> ShootingIterate:
-    model = local_model(problem, old.trajectory, options.expansion, old.convex)
+    model = local_model(problem, old.trajectory, options.expansion, old.convex, _straight(old, options.expansion))
     backward = backward_pass(model, old.size)
     if old.gaps is not None:
         backward = with_gaps(model, backward)
@@ -203,6 +204,13 @@ def _advanced(problem: ShootingProblem, old: ShootingIterate, options: Options) 
         done=converged | hopeless,
         num_steps=old.num_steps + 1,
     )
+
+
+def _straight(old: ShootingIterate, expansion: GaussNewton | SecondOrder) -> Tensor:
+    """For which elements second derivatives of the dynamics are left out, `[B]`, bool."""
+    if not isinstance(expansion, SecondOrder) or math.isinf(expansion.below):
+        return old.convex
+    return old.convex | (old.residual.abs() > expansion.below * old.costs.abs().clamp(min=1.0))
 
 
 def _regularised(

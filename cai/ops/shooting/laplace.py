@@ -144,7 +144,7 @@ def _last_pass(
     regularisation: Tensor,
     convex: Tensor | None,
 ) -> _LastPass:
-    model = local_model(problem, iterate.trajectory, expansion, convex)
+    model = local_model(problem, iterate.trajectory, expansion, convex, convex)
     backward = backward_pass(model, regularisation)
     m, offsets = model.num_actions, backward.gains[..., -1]
     slopes = (backward.rows[..., :m] @ offsets[..., None]).squeeze(-1) + backward.rows[..., -1]

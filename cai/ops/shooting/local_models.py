@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -26,12 +27,25 @@ class SecondOrder:
     """Differential dynamic programming: second derivatives of the dynamics too.
 
     Convergence is quadratic near the optimum, for n times the derivatives; far from it H_uu is less often positive
-    definite, and regularisation makes up for it.
+    definite, and what makes up for it slows things down. With `below` the early iterations are those of `GaussNewton`.
+
+    Attributes:
+        below: Takes them for an element once a full step promises less than this, relative to max(1, |cost|).
     """
+
+    below: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not self.below > 0.0:
+            raise ValueError(f"SecondOrder: below must be positive, got {self.below}")
 
 
 def local_model(
-    problem: ShootingProblem, trajectory: Trajectory, expansion: GaussNewton | SecondOrder, convex: Tensor | None = None
+    problem: ShootingProblem,
+    trajectory: Trajectory,
+    expansion: GaussNewton | SecondOrder,
+    convex: Tensor | None = None,
+    straight: Tensor | None = None,
 ) -> LocalModel:
     """Expands a problem around trajectories.
 
@@ -40,7 +54,8 @@ def local_model(
         trajectory: The trajectories.
         expansion: Which derivatives of the dynamics are used.
         convex: Elements, `[B]`, bool, for which the Hessian of each cost, jointly over (u, x), is to be made positive
-            semi-definite, and second derivatives of the dynamics are to be left out.
+            semi-definite.
+        straight: Elements, `[B]`, bool, for which second derivatives of the dynamics are to be left out.
 
     Raises:
         NonFinite: A derivative is NaN or infinite: of what, at which time step of which batch element.
@@ -54,7 +69,9 @@ def local_model(
     last = problem.end.curvature(states[-1:], actions[-1:, ..., :0], step_numbers(states)[-1:])
     end = torch.cat([last.hessian.expand(1, *last.gradient.shape[1:], -1), last.gradient[..., None]], -1)
     need_finite(end, "the derivative of the terminal reward", first=problem.horizon)
-    bends = _Bends(problem, states, actions, convex).at if isinstance(expansion, SecondOrder) else None
+    bends = None
+    if isinstance(expansion, SecondOrder) and (straight is None or not straight.all()):
+        bends = _Bends(problem, states, actions, straight).at
     if convex is not None and convex.any():
         for part in (slopes, end):
             part[:, convex, :, :-1] = semidefinite(part[:, convex, :, :-1])
@@ -73,11 +90,15 @@ def local_model(
 class _Bends:
     """Second derivatives of the dynamics, taken in blocks of time steps as the backward pass gets to them."""
 
-    def __init__(self, problem: ShootingProblem, states: Tensor, actions: Tensor, convex: Tensor | None) -> None:
-        self._dynamics, self._states, self._actions = problem.dynamics, states, actions
-        self._left_out = convex if convex is not None and convex.any() else None
-        entries = states.shape[1] * states.shape[-1] * (states.shape[-1] + actions.shape[-1]) ** 2
-        self._length = max(1, _BLOCK // max(1, entries))
+    def __init__(self, problem: ShootingProblem, states: Tensor, actions: Tensor, straight: Tensor | None) -> None:
+        self._problem, self._states, self._actions, self._straight = problem, states, actions, straight
+        self._chosen: Tensor | None = None
+        if straight is not None and straight.any() and problem.divisible:  # the others are not even asked for
+            self._chosen = (~straight).nonzero()[:, 0]
+            self._problem = problem.select(self._chosen)
+            self._states, self._actions = states[:, self._chosen], actions[:, self._chosen]
+        n, m = states.shape[-1], actions.shape[-1]
+        self._length = max(1, _BLOCK // (self._states.shape[1] * n * (n + m) ** 2))
         self._steps = range(0)
         self._block: Tensor | None = None
 
@@ -85,15 +106,22 @@ class _Bends:
         """Gives d2f/dw2 of step t, `[B, n, m + n, m + n]`, or None where they are zero."""
         if t not in self._steps:
             self._steps = range(max(0, t + 1 - self._length), t + 1)
-            part = slice(self._steps.start, self._steps.stop)
-            times = torch.arange(part.start, part.stop, device=self._states.device)[:, None]
-            block = self._dynamics.second_derivatives(self._states[part], self._actions[part], times)
-            if block is not None:
-                need_finite(block, "the second derivative of the dynamics", first=part.start)
-                if self._left_out is not None:
-                    block[:, self._left_out] = 0.0
-            self._block = block
-        return None if self._block is None else self._block[t - self._steps.start]
+            self._block = self._taken(slice(self._steps.start, self._steps.stop))
+        if self._block is None:
+            return None
+        bend = self._block[t - self._steps.start]
+        if self._straight is None:
+            return bend
+        whole = bend.new_zeros(len(self._straight), *bend.shape[1:])
+        whole[~self._straight] = bend if self._chosen is not None else bend[~self._straight]
+        return whole
+
+    def _taken(self, part: slice) -> Tensor | None:
+        times = torch.arange(part.start, part.stop, device=self._states.device)[:, None]
+        block = self._problem.dynamics.second_derivatives(self._states[part], self._actions[part], times)
+        if block is not None:
+            need_finite(block, "the second derivative of the dynamics", first=part.start)
+        return block
 
 
 def _expanded(problem: ShootingProblem, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
