@@ -37,8 +37,8 @@ class BeliefPolicy:
 
     Attributes:
         posterior: The answer of `SoftValueIteration` on a linear-Gaussian graph with an `observation` factor.
-        choose: Gives the action `[*batch, m]` for the policy at the mean: `sampled_action`, `mean_action`, or a function
-            of your own.
+        choose: Gives the action `[*batch, m]` for the policy at the mean: `sampled_action`, `mean_action`, or a
+            function of your own.
 
     Raises:
         IncompatibleMethod: Not a posterior of a linear-Gaussian graph with linear-Gaussian observations, or one that is
