@@ -305,6 +305,27 @@ def test_limits_clamp_each_step(layout: AbstractLayout, m: int) -> None:
     torch.testing.assert_close(offsets, programme.solution, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("m", [1, 2, 3])
+@pytest.mark.parametrize("layout", [BatchFirst(), BatchLast()], ids=["first", "last"])
+def test_curvature_does_not_matter_where_a_control_is_clamped_already(layout: AbstractLayout, m: int) -> None:
+    """Control 0 of element 1 stands at its limit at time 2 and pushes against it: the others are solved without it."""
+    free = random_model(layout, m=m)
+    free.slopes[2, 1, 0, 0] = -100.0
+    wide = torch.full((*free.moves.shape[:2], m), 50.0, dtype=torch.float64)
+    low, high = -wide, wide.clone()
+    zero = torch.zeros(4, dtype=torch.float64)
+    indefinite = LocalModel(layout, free.moves, free.slopes, free.end, free.discount, None, low, high)
+    assert backward_pass(indefinite, zero).definite.tolist() == [True, False, True, True]
+    free.slopes[2, 1, 0, -1] = 1e3
+    low[2, 1, 0] = 0.0
+    held = backward_pass(LocalModel(layout, free.moves, free.slopes, free.end, free.discount, None, low, high), zero)
+    assert held.definite.all()
+    assert (held.gains[2, 1, 0] == 0).all()
+    rows = held.rows[2, 1]
+    expected = -torch.linalg.solve(rows[1:, 1:m], rows[1:, m:])
+    torch.testing.assert_close(held.gains[2, 1, 1:], expected, rtol=0, atol=1e-9)
+
+
 # -- rollouts and what is promised of them ----------------------------------------------------------------------------
 
 

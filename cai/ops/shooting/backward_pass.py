@@ -104,7 +104,7 @@ def backward_pass(model: LocalModel, regularisation: Tensor) -> BackwardPass:
         regularisation: mu >= 0, `[B]`, cost units over squared state units.
     """
     backward = _passed(model, regularisation, holds=False)
-    if model.low is not None and model.num_actions > 1 and not backward.definite.all():
+    if model.low is not None and model.num_actions > 1 and not is_definite(backward.curvatures).all():
         return _passed(model, regularisation, holds=True)
     return backward
 
