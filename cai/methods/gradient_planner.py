@@ -34,8 +34,9 @@ from cai.inference.open_loop import OpenLoopPosterior
 from cai.inference.stats import Stats
 from cai.methods.guesses import fitted, flattened, shifted
 from cai.ops.gaussian.existence import root_of
-from cai.ops.shooting.direct import Descent, begin, descend, expected_costs, finished, rolled_out
+from cai.ops.shooting.direct import Descent, begin, descend, expected_costs, finished
 from cai.ops.shooting.problem import ShootingProblem, SumOfCosts
+from cai.ops.shooting.rollouts import open_loop
 from cai.simulate.seeding import seeded
 
 serializable(Descent)
@@ -180,7 +181,7 @@ class GradientPlanner(AbstractMethod):
         stats = Stats(descent.num_steps, converged, descent.residual, math.inf, seconds, ("expected_return", "policy"))
         rewarded = _without_prior(state.world)
         with torch.no_grad():
-            states = rolled_out(problem, actions)
+            states = open_loop(problem, actions)
             rewards = -rewarded.costs(states, actions)[:-1]
             returns = -expected_costs(rewarded, actions[:, None], descent.disturbances)[0]
         trajectory = Trajectories(*(part.transpose(0, 1) for part in (states, actions, rewards)))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from cai.errors import IncompatibleMethod, NonFinite
 from cai.ops.gaussian.problem import LinearQuadratic, QuadraticMessages
+from cai.ops.gaussian.risk import is_zero
 from cai.ops.tables import as_number
 
 
@@ -57,7 +58,7 @@ def need_expectation(info: Tensor) -> None:
 def need_expectation_of_start(problem: LinearQuadratic, messages: QuadraticMessages, eta: float | Tensor) -> None:
     """Raises `IncompatibleMethod` unless E exp(eta V_0) exists over the first state."""
     spread, n = problem.initial_covariance, problem.num_states
-    if spread is None or (not isinstance(eta, Tensor) and eta == 0.0):
+    if spread is None or is_zero(eta):
         return
     if (tilt_info(messages.values[0, ..., :n, :n], spread, eta) != 0).any():
         raise IncompatibleMethod(

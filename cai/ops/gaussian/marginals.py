@@ -107,9 +107,9 @@ def arrival_of(problem: LinearQuadratic, messages: QuadraticMessages, eta: float
     return Arrival(turned[..., :n, :], symmetric(_solved(scaled, after[..., :n, :n]) @ noise))
 
 
-def closed_loop(problem: LinearQuadratic, messages: QuadraticMessages, eta: float | Tensor) -> ClosedLoop:
+def closed_loop(arrival: Arrival, messages: QuadraticMessages) -> ClosedLoop:
     """Gives the chain of states under the policy of these messages."""
-    n, arrival = problem.num_states, arrival_of(problem, messages, eta)
+    n = arrival.dynamics.shape[-2]
     steps, acts = arrival.dynamics[..., : n + 1], arrival.dynamics[..., n + 1 :]
     moved = steps + acts @ messages.gains
     noise = acts @ messages.covariances @ acts.mT
@@ -169,6 +169,7 @@ class _OptimalPath(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, gains: Tensor, factors: Tensor, *parts: Tensor) -> Tensor:
+        """Rolls the means out, z_t, `[T + 1, B, d, 1]`."""
         dynamics, _, _, start, *noise = parts
         turned = _turned(dynamics, values, noise[0] if noise else None)
         path = _rolled(turned, gains, start[0])
@@ -178,6 +179,7 @@ class _OptimalPath(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """Solves the second problem: one sweep of vectors back, one forward."""
         values, gains, factors, turned, path, dynamics, cost, end, _, *noise = ctx.saved_tensors
         (gradient,), k = gradients, end.shape[-1]
         pushes = _pushes(gradient, gains, factors, turned)

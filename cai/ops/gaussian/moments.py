@@ -21,6 +21,7 @@ from cai.ops.gaussian.affine_scan import scanned_covariances, scanned_means
 from cai.ops.gaussian.control_scan import pays_to_scan
 from cai.ops.gaussian.marginals import (
     Arrival,
+    ClosedLoop,
     Moments,
     arrival_of,
     closed_loop,
@@ -59,12 +60,17 @@ class PathMoments:
         return arrival_of(self.problem, self.messages, self.eta)
 
     @grad_cached_property
+    def chain(self) -> ClosedLoop:
+        """The chain of states under the policy."""
+        return closed_loop(self.arrival, self.messages)
+
+    @grad_cached_property
     def path(self) -> Tensor:
         """The mean of z, `[T + 1, *batch, d]`, the action of the last time zero."""
         problem, messages, start = self.problem, self.messages, self.start.means
         if not self._scans:
             return optimal_path(problem, messages, self.eta, start)
-        chain = closed_loop(problem, messages, self.eta)
+        chain = self.chain
         y = with_one(scanned_means(chain.transition, chain.offset, start, self._num_steps))
         actions = (messages.gains @ y[:-1, ..., None]).squeeze(-1)
         return torch.cat([y, pad(actions, (0, 0) * (actions.dim() - 1) + (0, 1))], -1)
@@ -83,8 +89,7 @@ class PathMoments:
     @grad_cached_property
     def states(self) -> Moments:
         """Of x: `[T + 1, *batch, ...]`, or `[*batch, ...]` in the long run."""
-        problem, n = self.problem, self.problem.num_states
-        chain = closed_loop(problem, self.messages, self.eta)
+        problem, chain, n = self.problem, self.chain, self.problem.num_states
         if problem.horizon is None:
             means, covariances = stationary_moments(chain.transition[0], chain.offset[0], chain.noise[0])
             batch = problem.batch_shape
@@ -123,9 +128,8 @@ class PathMoments:
     @grad_cached_property
     def discounted_second(self) -> Tensor:
         """sum_t gamma^t E[z_t z_t'] of an infinite horizon, `[*batch, d, d]`."""
-        problem, start, n = self.problem, self.start, self.problem.num_states
-        gamma = problem.discount
-        chain = closed_loop(problem, self.messages, self.eta)
+        start, chain, n = self.start, self.chain, self.problem.num_states
+        gamma = self.problem.discount
         top = torch.cat([chain.transition[0], chain.offset[0][..., None]], -1)
         closed = pad(top, (0, 0, 0, 1)) + _last_corner(n + 1, top)
         y = with_one(start.means)

@@ -33,6 +33,7 @@ from cai.ops.gaussian.existence import need_concave, root_of, sign_of
 from cai.ops.gaussian.problem import LinearQuadratic, QuadraticMessages, flat_batch, symmetric
 from cai.ops.gaussian.recursion import Recursion
 from cai.ops.gaussian.risk import noise_constants, scaled_logdet, scaled_noise, through_noise
+from cai.ops.tables import is_hard
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +145,7 @@ def step_constants(problem: LinearQuadratic, eta: float | Tensor, after: Tensor,
 
 def covariances_of(curvatures: Tensor, temperature: float | Tensor) -> Tensor:
     """Computes alpha H_uu^-1, the policy's covariance: `[..., m, m]`."""
-    if not isinstance(temperature, Tensor) and temperature == 0.0:
+    if is_hard(temperature):
         return torch.zeros_like(curvatures)
     return symmetric(torch.linalg.inv(curvatures)) * temperature
 

@@ -27,7 +27,7 @@ from torch.nn.functional import pad
 
 from cai.errors import IncompatibleMethod
 from cai.ops.gaussian.existence import tilt_info
-from cai.ops.gaussian.marginals import closed_loop
+from cai.ops.gaussian.marginals import arrival_of, closed_loop
 from cai.ops.gaussian.problem import Answer, LinearQuadratic, QuadraticMessages, quadratic_form, symmetric, with_one
 from cai.ops.gaussian.riccati import Backup, backup, covariances_of, step_constants, without_corner
 from cai.ops.gaussian.risk import scaled_noise, through_noise, towards_luck
@@ -248,7 +248,7 @@ def _levelled(problem: LinearQuadratic, messages: QuadraticMessages, eta: float 
     values, gains, covariances, factors = parts
     if problem.discount < 1.0:
         return QuadraticMessages(values, increments / (1.0 - problem.discount), gains, covariances, factors)
-    chain = closed_loop(problem, messages, eta)
+    chain = closed_loop(arrival_of(problem, messages, eta), messages)
     mean, covariance = stationary_moments(chain.transition, chain.offset, chain.noise)
     spread = (_quadratic(values) * covariance).sum((-2, -1))
     level = 0.5 * (quadratic_form(values, with_one(mean)) + spread)
@@ -260,6 +260,7 @@ class _Lyapunov(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, transition: Tensor, source: Tensor) -> Tensor:
+        """Solves the equation."""
         answer = _smith(transition, source)
         ctx.save_for_backward(transition, answer)
         return answer
@@ -267,6 +268,7 @@ class _Lyapunov(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """Solves the transposed equation."""
         transition, answer = ctx.saved_tensors
         of_source = _smith(transition.mT, symmetric(gradients[0]))
         return 2.0 * of_source @ transition @ symmetric(answer), of_source
@@ -287,6 +289,7 @@ class _FixedPoint(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, closed: Tensor, discount: float) -> Tensor:
+        """Gives the values as they are."""
         ctx.save_for_backward(closed)
         ctx.discount = discount
         return values.clone()
@@ -294,6 +297,7 @@ class _FixedPoint(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """Sums what all steps to come pass on."""
         (closed,), gradient = ctx.saved_tensors, without_corner(symmetric(gradients[0]))
         n, discount = closed.shape[-1] - 1, ctx.discount
         phi, offset = closed[..., :n, :n], closed[..., :n, n:]

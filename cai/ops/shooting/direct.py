@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from cai.ops.shooting.problem import ShootingProblem
+from cai.ops.shooting.rollouts import open_loop
 
 _DECAYS, _EPSILON = (0.9, 0.999), 1e-8
 
@@ -57,30 +58,12 @@ def begin(actions: Tensor, disturbances: Tensor | None = None) -> Descent:
     return Descent(actions, zero, zero, actions, worst, disturbances)
 
 
-def rolled_out(problem: ShootingProblem, actions: Tensor, disturbances: Tensor | None = None) -> Tensor:
-    """Runs actions `[T, *lead, B, m]` from the start: states `[T + 1, *lead, B, n]`.
-
-    Args:
-        problem: The problem.
-        actions: The actions.
-        disturbances: L_t e_t, `[T, *lead, B, n]`, or None.
-    """
-    state = problem.start.expand(*actions.shape[1:-1], problem.start.shape[-1])
-    states = [state]
-    for t, action in enumerate(actions.unbind(0)):
-        state = problem.dynamics(state, action, t)
-        if disturbances is not None:
-            state = state + disturbances[t]
-        states.append(state)
-    return torch.stack(states)
-
-
 def expected_costs(problem: ShootingProblem, actions: Tensor, disturbances: Tensor | None) -> Tensor:
     """Computes J of actions `[T, R, B, m]`, the mean over disturbances `[T, S, R, B, n]`: `[R, B]`, float64."""
     if disturbances is None:
-        return problem.total_cost(rolled_out(problem, actions), actions)
+        return problem.total_cost(open_loop(problem, actions), actions)
     spread = actions[:, None].expand(-1, disturbances.shape[1], *actions.shape[1:])
-    return problem.total_cost(rolled_out(problem, spread, disturbances), spread).mean(0)
+    return problem.total_cost(open_loop(problem, spread, disturbances), spread).mean(0)
 
 
 def descend(problem: ShootingProblem, descent: Descent, learning_rate: float) -> Descent:

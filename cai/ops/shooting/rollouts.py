@@ -33,11 +33,20 @@ class Rollouts:
     costs: Tensor
 
 
-def open_loop(problem: ShootingProblem, actions: Tensor) -> Tensor:
-    """Runs actions `[T, B, m]` from the start: states, `[T + 1, B, n]`."""
-    state, states = problem.start, [problem.start]
+def open_loop(problem: ShootingProblem, actions: Tensor, disturbances: Tensor | None = None) -> Tensor:
+    """Runs actions `[T, *lead, B, m]` from the start: states, `[T + 1, *lead, B, n]`.
+
+    Args:
+        problem: The problem.
+        actions: The actions.
+        disturbances: What noise adds to each state, `[T, *lead, B, n]`, or None.
+    """
+    state = problem.start.expand(*actions.shape[1:-1], problem.start.shape[-1])
+    states = [state]
     for t, action in enumerate(actions.unbind(0)):
         state = problem.dynamics(state, action, t)
+        if disturbances is not None:
+            state = state + disturbances[t]
         states.append(state)
     return torch.stack(states)
 
