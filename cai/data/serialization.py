@@ -6,9 +6,11 @@ kind (a user's callable, a live environment) is written as a named hole, and fil
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
@@ -87,6 +89,14 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(path: str | os.PathLike) -> None:
+    """Removes what writers of a file that were killed in the middle left behind."""
+    path = Path(path)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if re.fullmatch(r"[0-9a-f]{32}", leftover.suffix[1:]):
+            leftover.unlink(missing_ok=True)
 
 
 def need_directory(path: str | os.PathLike) -> Path:
