@@ -64,9 +64,9 @@ class CallableSampler:
             action = self._actions(state, seen[-1], t)
             here, there = state[going], action[going]
             _check_finite(there, "the policy gave an action", t, going)
-            arrived = self._following(here, there, t)
+            arrived = next_states(self.graph, here, there, t, self.draw)
             _check_finite(arrived, "dynamics gave a next state", t, going)
-            reward = _one_each(reward_of(t, here, there, arrived), len(going), "reward")
+            reward = one_each(reward_of(t, here, there, arrived), len(going), "reward")
             _check_finite(reward, "reward gave a value", t, going)
             dtype = torch.promote_types(state.dtype, arrived.dtype)
             state = state.to(dtype).index_copy(0, going, arrived.to(dtype))
@@ -76,7 +76,7 @@ class CallableSampler:
             seen.append(self._observed(state, t + 1))
             lengths += running
             if callable(ends):
-                over = _one_each(ends(here, there, arrived), len(going), "dynamics.terminal")
+                over = one_each(ends(here, there, arrived), len(going), "dynamics.terminal")
                 running = running.index_copy(0, going, ~over.bool())
         missing = (length or len(actions)) - len(actions)
         return Trajectories(
@@ -120,25 +120,37 @@ class CallableSampler:
         both_floating = action.is_floating_point() and state.is_floating_point()
         return action.to(state) if both_floating else action
 
-    def _following(self, state: Tensor, action: Tensor, t: int) -> Tensor:
-        try:
-            made = at_time(self.graph.dynamics, t)(state, action)
-        except ValueError as error:
-            raise ValueError(f"rollout: dynamics at time step {t}: {error}") from error
-        if not isinstance(made, Distribution):
-            raise ValueError(
-                f"rollout: dynamics must return a distribution, got {type(made).__name__}; "
-                "cai.factors.DifferentiableDynamics makes one of a function of tensors"
-            )
-        following = self.draw(made)
-        if following.shape != state.shape:
-            raise ValueError(
-                f"rollout: dynamics gave next states {list(following.shape)} for states {list(state.shape)}"
-            )
-        return following
+
+def next_states(
+    graph: TrajectoryGraph,
+    state: Tensor,
+    action: Tensor,
+    t: int,
+    draw: Callable[[Distribution], Tensor],
+    *,
+    caller: str = "rollout",
+) -> Tensor:
+    """Draws next states, `[N, ...]`, of states `[N, ...]` and actions `[N, ...]` at time t.
+
+    Raises:
+        ValueError: Dynamics that gives no distribution, or next states of another shape than the states.
+    """
+    try:
+        made = at_time(graph.dynamics, t)(state, action)
+    except ValueError as error:
+        raise ValueError(f"{caller}: dynamics at time step {t}: {error}") from error
+    if not isinstance(made, Distribution):
+        raise ValueError(
+            f"{caller}: dynamics must return a distribution, got {type(made).__name__}; "
+            "cai.factors.DifferentiableDynamics makes one of a function of tensors"
+        )
+    following = draw(made)
+    if following.shape != state.shape:
+        raise ValueError(f"{caller}: dynamics gave next states {list(following.shape)} for states {list(state.shape)}")
+    return following
 
 
-def start(graph: TrajectoryGraph, num: int) -> Tensor:
+def start(graph: TrajectoryGraph, num: int, *, caller: str = "rollout") -> Tensor:
     """Draws first states, `[N, ...]`.
 
     Raises:
@@ -148,11 +160,12 @@ def start(graph: TrajectoryGraph, num: int) -> Tensor:
         factor = getattr(graph, slot)
         if isinstance(factor, Batched) and not isinstance(factor, Distribution) and factor.batch_shape:
             raise ValueError(
-                f"rollout: {slot} has batch dimensions {list(factor.batch_shape)}; run the graphs of a batch one by one"
+                f"{caller}: {slot} has batch dimensions {list(factor.batch_shape)}; run the graphs of a batch one "
+                "by one"
             )
     initial = graph.initial if isinstance(graph.initial, Distribution) else graph.initial()
     if not isinstance(initial, Distribution):
-        raise ValueError(f"rollout: initial must give a distribution, got {type(initial).__name__}")
+        raise ValueError(f"{caller}: initial must give a distribution, got {type(initial).__name__}")
     return initial.sample((num,))
 
 
@@ -172,10 +185,11 @@ def with_state_space(graph: TrajectoryGraph) -> TrajectoryGraph:
     return graph.replace(state_space=gymnasium.spaces.Box(-np.inf, np.inf, tuple(state.shape), np.float64))
 
 
-def _one_each(values: Any, num: int, slot: str) -> Tensor:
+def one_each(values: Any, num: int, slot: str, *, caller: str = "rollout") -> Tensor:
+    """Reads what a factor gave for N states as `[N]`; raises ValueError where it gave another number."""
     tensor = torch.as_tensor(values)
     if tensor.shape not in ((), (num,)):
-        raise ValueError(f"rollout: {slot} must give one value for each of {num} states, got {list(tensor.shape)}")
+        raise ValueError(f"{caller}: {slot} must give one value for each of {num} states, got {list(tensor.shape)}")
     return tensor.expand(num)
 
 

@@ -63,7 +63,7 @@ class ChainSampler:
             following = kernel.arrival.sample(state[going], action[going], generator)  # never from where one has ended
             following = torch.where(running, following, state)
             actions.append(action)
-            rewards.append(torch.where(running, _reward(self.tables, t, state, action, following), 0.0))
+            rewards.append(torch.where(running, reward_of_step(self.tables, t, state, action, following), 0.0))
             states.append(following)
             lengths += running
             running = running & ~self.tables.terminal[following] & self._survives(kernel, following, generator)
@@ -90,7 +90,9 @@ def episodes_of(tables: Tables, states: Tensor, actions: Tensor) -> Trajectories
     ended = tables.terminal[states]
     lengths = (~ended[:, :-1]).long().cumprod(1).sum(1)
     running = torch.arange(actions.shape[1], device=actions.device) < lengths[:, None]
-    rewards = [_reward(tables, t, states[:, t], actions[:, t], states[:, t + 1]) for t in range(actions.shape[1])]
+    rewards = [
+        reward_of_step(tables, t, states[:, t], actions[:, t], states[:, t + 1]) for t in range(actions.shape[1])
+    ]
     return Trajectories(
         states=states,
         actions=actions,
@@ -100,7 +102,8 @@ def episodes_of(tables: Tables, states: Tensor, actions: Tensor) -> Trajectories
     )
 
 
-def _reward(tables: Tables, t: int, state: Tensor, action: Tensor, following: Tensor) -> Tensor:
+def reward_of_step(tables: Tables, t: int, state: Tensor, action: Tensor, following: Tensor) -> Tensor:
+    """Reads r_t(s, a, s') of triples `[N]`, detached: `[N]`, reward units."""
     step = tables.step(t)
     reward = step.rewards.detach()[state, action]
     if step.entry_rewards is None:
