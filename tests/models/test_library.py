@@ -14,7 +14,8 @@ import cai
 TABLES = ["frozen_lake", "gridworld", "inventory", "random_walk", "risky_branch", "two_state"]
 LINEAR = ["double_integrator", "golden_ratio", "linear_quadratic"]
 SMOOTH = ["cart_pole", "pendulum", "quadrotor", "unicycle"]
-NAMES = [*TABLES, *LINEAR, *SMOOTH]
+SAMPLED = ["multi_goal"]
+NAMES = [*TABLES, *LINEAR, *SMOOTH, *SAMPLED]
 MODELS = Path(__file__).parents[2] / "models"
 
 
