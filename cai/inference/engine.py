@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from cai.inference.callbacks import AbstractCallback, read_checkpoint
-from cai.inference.method import AbstractMethod
+from cai.inference.callbacks import AbstractCallback, StopInference, read_checkpoint
+from cai.inference.interrupts import HeldInterrupts
+from cai.inference.method import AbstractMethod, Progress
 from cai.inference.posterior import Posterior
+
+_LOG = logging.getLogger(__name__)
 
 
 def infer(
@@ -32,9 +36,13 @@ def infer(
     Returns:
         The posterior.
 
+    A method that learns has an answer at any time: an interrupt (control-C), or a callback that raises `StopInference`,
+    ends the work after the step in hand, and what was learned so far is returned. Where an error ends it, the answer so
+    far is in the error's `posterior` attribute.
+
     Raises:
         IncompatibleMethod: The graph lacks what the method needs, or the answer does not exist.
-        NonFinite: A message became NaN or infinite.
+        NonFinite: A message, a loss, a reward or a state became NaN or infinite.
         ValueError: Something that is not a method; a checkpoint of another run.
     """
     if not isinstance(method, AbstractMethod):
@@ -45,23 +53,61 @@ def infer(
             f"infer: callbacks must be a list of callbacks, such as [cai.ProgressBar()], got {callbacks!r}"
         )
     started = time.perf_counter()
+    method = method.for_graph(graph)
     method.accepts(graph)
     state = method.init(graph, seed)
-    if resume is not None:
-        state = method.restore(state, read_checkpoint(resume, graph, method))
-    for callback in callbacks:
-        callback.on_start(graph, method)
     try:
-        while not method.is_done(state):
-            state = method.step(graph, state)
-            progress = method.progress(state, time.perf_counter() - started)
-            for callback in callbacks:
-                callback.on_step(progress)
-        posterior = method.posterior(graph, state, time.perf_counter() - started)
-    except BaseException:
+        if resume is not None:
+            state = method.restore(state, read_checkpoint(resume, graph, method))
+        for callback in callbacks:
+            callback.on_start(graph, method)
+            if resume is not None:
+                callback.on_resume()
+        posterior = _worked(graph, method, state, callbacks, started)
+        for callback in callbacks:
+            callback.on_end(posterior)
+    finally:
+        method.close(state)
+    return posterior
+
+
+def _worked(
+    graph: Any, method: AbstractMethod, state: Any, callbacks: Sequence[AbstractCallback], started: float
+) -> Posterior:
+    """Steps until the work is done or stopped, and gives the answer."""
+    try:
+        try:
+            with HeldInterrupts(method.is_anytime) as interrupts:
+                while not method.is_done(state):
+                    state = method.step(graph, state)
+                    _tell(callbacks, method.progress(state, time.perf_counter() - started))
+                    interrupts.raise_if_any()
+        except (StopInference, KeyboardInterrupt) as reason:
+            if not method.is_anytime:
+                raise
+            _LOG.warning("%s stopped early: %s", type(method).__name__, str(reason) or "interrupted")
+        return method.posterior(graph, state, time.perf_counter() - started)
+    except BaseException as error:
         for callback in callbacks:
             callback.on_end(None)
+        if method.is_anytime and isinstance(error, Exception):
+            _keep(error, method.posterior(graph, state, time.perf_counter() - started))
         raise
+
+
+def _tell(callbacks: Sequence[AbstractCallback], progress: Progress) -> None:
+    """Tells all callbacks of a step, also those that come after one that wants to stop."""
+    reasons = []
     for callback in callbacks:
-        callback.on_end(posterior)
-    return posterior
+        try:
+            callback.on_step(progress)
+        except StopInference as reason:
+            reasons.append(reason)
+    if reasons:
+        raise reasons[0]
+
+
+def _keep(error: Exception, posterior: Posterior) -> None:
+    """Hands what was learned before an error to whoever catches it."""
+    error.posterior = posterior  # type: ignore[attr-defined]
+    error.add_note("what was learned so far is this error's `posterior`")

@@ -6,6 +6,8 @@
     side_by_side(a, b)                all three of two posteriors in shared colours, their difference, and the gap
     tubes(a, b, ...)                  Gaussian marginals over time: means within one and two standard deviations
     plane(a, b, ...)                  two coordinates of Gaussian marginals against each other, with ellipses
+    learning_curves(runs)             what was logged while learning, with bands over seeds
+    exact_comparison(run)             the distances of what is learned to the exact answer
 
 A graph is drawn as a grid when its `state_space` is a `cai.GridSpace`. Nothing here touches pyplot, its current figure,
 the backend or rcParams: a function draws into the `ax` it is given, or makes a `matplotlib.figure.Figure` of its own
@@ -21,8 +23,18 @@ except ModuleNotFoundError as error:
     raise ImportError("cai.plots draws with matplotlib, which is not installed: pip install cai[plots]") from error
 
 from cai.plots.comparison import side_by_side
+from cai.plots.learning import exact_comparison, learning_curves
 from cai.plots.maps import policy_map, value_map
 from cai.plots.time import marginals_over_time
 from cai.plots.tubes import plane, tubes
 
-__all__ = ["marginals_over_time", "plane", "policy_map", "side_by_side", "tubes", "value_map"]
+__all__ = [
+    "exact_comparison",
+    "learning_curves",
+    "marginals_over_time",
+    "plane",
+    "policy_map",
+    "side_by_side",
+    "tubes",
+    "value_map",
+]

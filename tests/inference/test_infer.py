@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import cai
-from cai.inference import callbacks as callbacks_module
+from cai.inference.callbacks import checkpoint as checkpoint_module
 from tests import oracles
 from tests.laws.build import graph_of
 
@@ -173,7 +173,7 @@ def test_checkpoint_of_a_finished_run_gives_the_answer_at_once(tmp_path: Path) -
 
 def test_checkpoint_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writes: list[Any] = []
-    monkeypatch.setattr(callbacks_module.serialization, "save", lambda *content: writes.append(content))
+    monkeypatch.setattr(checkpoint_module.serialization, "save", lambda *content: writes.append(content))
     recorder = Recorder()
     cai.infer(graph(), SOLVER, callbacks=[cai.Checkpoint(tmp_path / "file", interval=0.0), recorder])
     assert len(writes) == len(recorder.told) - 2

@@ -17,10 +17,18 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 import cai.plots
+from cai.inference import History
 from tests.plots import worlds
 
 #: In pixels: what antialiasing and rounding of glyphs may take.
 SLACK = 1.0
+
+
+def _run(seed: int) -> History:
+    names = ("return", "q_error", "v_error", "policy_kl", "marginal_distance", "evidence_gap")
+    rows = [{"num_steps": 500.0 * k} | dict.fromkeys(names, 10000.0 / (k + seed)) for k in range(1, 80)]
+    return History(rows)
+
 
 FIGURES: dict[str, Callable[[], Figure]] = {
     "value 4x4": lambda: cai.plots.value_map(worlds.lake()).figure,
@@ -36,6 +44,8 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "value, no grid": lambda: cai.plots.value_map(worlds.inventory()).figure,
     "policy, no grid": lambda: cai.plots.policy_map(worlds.inventory()).figure,
     "marginals, no grid": lambda: cai.plots.marginals_over_time(worlds.inventory()),
+    "learning curves": lambda: cai.plots.learning_curves([_run(k) for k in range(4)], labels=list("aabc")).figure,
+    "exact comparison": lambda: cai.plots.exact_comparison(_run(0)),
     "side by side, no grid": lambda: cai.plots.side_by_side(worlds.inventory(), worlds.inventory("SumProduct")),
 }
 
