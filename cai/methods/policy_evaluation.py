@@ -6,7 +6,10 @@ Posterior: q(tau) = p(s_0) prod pi p. `log_evidence` = E V_0 / alpha is the evid
 two policies of a graph can be compared, and `exact.gap(evaluated)` is what the policy loses. Exact on tables: one
 backward pass, or one linear solve on an infinite horizon. With `temperature=0` V is the plain expected return.
 
-Source: Sutton and Barto (2018), section 4.1; Haarnoja et al. (2018), lemma 1.
+Where the dynamics can only be stepped, or where an estimator is given, V is estimated from what the policy does there:
+TD(lambda) or Monte Carlo, of the same quantity.
+
+Source: Sutton and Barto (2018), sections 4.1 and 6.1; Haarnoja et al. (2018), lemma 1.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ from cai.data.serialization import serializable
 from cai.errors import IncompatibleMethod
 from cai.factors.checks import as_table, check_rows
 from cai.factors.policy import TabularPolicy
+from cai.factors.protocols import Stepped
 from cai.graph.trajectory_graph import TrajectoryGraph
+from cai.inference.method import AbstractMethod
 from cai.methods.schedules import TimeSchedule
 from cai.methods.solvers import AbstractSolver, Newton
 from cai.methods.tabular_method import AbstractTabularMethod
@@ -35,9 +40,11 @@ from cai.ops.tables import Tables
 @serializable
 @dataclass(frozen=True)
 class PolicyEvaluation(AbstractTabularMethod):
-    """Values, advantages, occupancy and evidence bound of a given policy, exactly.
+    """Values, advantages, occupancy and evidence bound of a given policy: exactly on tables, else from samples.
 
-    Needs tables of the dynamics. The policy may be a posterior, a `TabularPolicy`, probabilities `[S, A]` or `[T, S,
+    An environment is sampled, in `num_steps` steps; so are tables and callable dynamics where an estimator is given:
+    the answer is then a `LearnedPosterior` of a `SampledEvaluation`, with v and no q, for the stationary problem. The
+    policy may be a posterior, a `TabularPolicy`, probabilities `[S, A]` or `[T, S,
     A]`, a callable `policy(state, t)` that returns a distribution, or a policy with `bind(graph)`; it may carry
     gradients. An action that the prior forbids must have probability zero.
 
@@ -47,12 +54,37 @@ class PolicyEvaluation(AbstractTabularMethod):
         tolerance: Certified error of V to reach on an infinite horizon, relative to max(1, max|V|).
         schedule: How messages go through a finite horizon: `Sequential()` is the loop over time, `AssociativeScan()`
             takes all steps at once, `None` is the quicker of the two.
+        estimator: How values follow from samples: `TemporalDifference`, `EveryVisitMonteCarlo`, `FirstVisitMonteCarlo`;
+            None is exact where there are tables, and TD(0.9) where the dynamics can only be stepped.
+        values: What holds values estimated from samples: `TableValues`, `NetworkValues`; None picks by the states.
+        num_steps: Environment steps of an estimate, all copies together.
+        num_envs: Copies of the world that are stepped at once.
+        steps_per_rollout: Steps of each copy between two reports, and in a pass of a network.
     """
 
     policy: Any
     temperature: float | None = None
     tolerance: float = 1e-10
     schedule: TimeSchedule = None
+    estimator: Any = None
+    values: Any = None
+    num_steps: int = 100_000
+    num_envs: int = 8
+    steps_per_rollout: int = 256
+
+    def for_graph(self, graph: Any) -> AbstractMethod:
+        """Gives what does the work: this, on tables, or its counterpart that samples."""
+        samples = self.estimator is not None or isinstance(getattr(graph, "dynamics", None), Stepped)
+        if not (samples and isinstance(graph, TrajectoryGraph)):
+            return self
+        # imported late, since what samples asks this class for what tables know of the policy
+        from cai.methods.evaluation.sampled import SampledEvaluation
+
+        names = ("policy", "temperature", "estimator", "values", "num_steps", "num_envs", "steps_per_rollout")
+        options = {name: getattr(self, name) for name in names}
+        if self.estimator is None:
+            del options["estimator"]
+        return SampledEvaluation(**options)
 
     @property
     def reading(self) -> Reading:
@@ -68,7 +100,11 @@ class PolicyEvaluation(AbstractTabularMethod):
         return graph if self.temperature is None else graph.replace(temperature=self.temperature)
 
     def accepts(self, graph: Any) -> None:
-        """Raises `IncompatibleMethod` unless the graph has tables, and no evidence on later states."""
+        """Raises `IncompatibleMethod` unless the graph has tables, or can be sampled, and no evidence."""
+        working = self.for_graph(graph)
+        if working is not self:
+            working.accepts(graph)
+            return
         super().accepts(graph)
         if graph.evidence:
             raise IncompatibleMethod(

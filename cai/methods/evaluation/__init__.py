@@ -1,0 +1,1 @@
+"""Policy evaluation from samples: estimators, what holds the values, and what samples."""

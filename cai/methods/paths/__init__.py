@@ -1,0 +1,1 @@
+"""What `PathConsistency` learns with: models of value and policy, residuals, and memories of rollouts."""

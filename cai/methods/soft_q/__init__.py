@@ -1,0 +1,1 @@
+"""What `SoftQLearning` can learn: tables, networks over finitely many actions, and heads for boxes."""

@@ -1,0 +1,1 @@
+"""Tests of what methods that learn from samples share."""

@@ -1,0 +1,1 @@
+"""Tests of `SoftQLearning` on finite actions."""
