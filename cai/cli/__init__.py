@@ -1,4 +1,4 @@
-"""The command line: `cai solve`, `cai models`.
+"""The command line: `cai solve`, `cai train`, `cai evaluate`, `cai plot`, `cai models`.
 
 Nothing heavy is imported before a command needs it, so that `cai --help` answers at once. Bad input ends in one line on
 standard error and exit code 2, an interrupt in exit code 130.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from cai.cli import learning
 from cai.cli.errors import BAD_INPUT, INTERRUPTED, CommandError, complain, one_line, speaking_errors
 from cai.cli.options import parse_options
 from cai.cli.problem import ENVIRONMENT_TEMPERATURE, Changes, Prior, build_graph, check_memory
@@ -197,6 +198,11 @@ def solve(
         changes = Changes(horizon, infinite, temperature, discount, prior)
         changes.check()
         _solve(Question(problem, tuple(option or ()), changes, method, seed), out)
+
+
+app.command("train")(learning.train)
+app.command("evaluate")(learning.evaluate)
+app.command("plot")(learning.plot)
 
 
 def _solve(question: Question, out: Path | None) -> None:

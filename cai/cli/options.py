@@ -10,7 +10,7 @@ from typing import Any
 
 from cai.cli.errors import CommandError
 
-_WORDS = {"true": True, "yes": True, "false": False, "no": False, "none": None, "null": None}
+WORDS = {"true": True, "yes": True, "false": False, "no": False, "none": None, "null": None}
 
 
 def parse_options(texts: Iterable[str]) -> dict[str, Any]:
@@ -21,14 +21,23 @@ def parse_options(texts: Iterable[str]) -> dict[str, Any]:
     """
     options: dict[str, Any] = {}
     for text in texts:
-        key, equals, value = text.partition("=")
-        key = key.strip()
-        if not equals or not key.isidentifier():
-            raise CommandError(f"--option takes key=value, got {text!r}")
+        key, value = split_option(text, "--option")
         if key in options:
             raise CommandError(f"--option {key} is given twice")
-        options[key] = _parse_value(value.strip())
+        options[key] = _parse_value(value)
     return options
+
+
+def split_option(text: str, name: str) -> tuple[str, str]:
+    """Splits `key=value`.
+
+    Raises:
+        CommandError: No equals sign or no key, in what the option `name` was given.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip().isidentifier():
+        raise CommandError(f"{name} takes key=value, got {text!r}")
+    return key.strip(), value.strip()
 
 
 def check_options(options: dict[str, Any], accepted_by: Callable[..., Any], extra: Sequence[str], whose: str) -> None:
@@ -64,8 +73,8 @@ def _listing(known: Sequence[str]) -> str:
 
 
 def _parse_value(text: str) -> Any:
-    if text.lower() in _WORDS:
-        return _WORDS[text.lower()]
+    if text.lower() in WORDS:
+        return WORDS[text.lower()]
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

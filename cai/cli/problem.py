@@ -86,11 +86,16 @@ def build_graph(name: str, options: dict[str, Any], changes: Changes) -> Traject
     Raises:
         CommandError: There is no such thing, or it cannot be built with these options.
     """
-    import cai
-
-    if name.endswith(".py") or name in cai.models():
+    if is_model(name):
         return changes.applied_to(_load_model(name, options))
     return changes.applied_to(_from_gym(name, options))
+
+
+def is_model(name: str) -> bool:
+    """Says whether a problem is a model, of the library or in a file, and no environment."""
+    import cai
+
+    return name.endswith(".py") or name in cai.models()
 
 
 def check_memory(graph: TrajectoryGraph) -> None:
@@ -124,7 +129,7 @@ def _load_model(name: str, options: dict[str, Any]) -> TrajectoryGraph:
     except (ValueError, OSError) as error:
         raise CommandError(one_line(error)) from error
     except (Exception, SystemExit) as error:  # the file is the user's own: whatever it raises is news for its author
-        raise CommandError(f"model {Path(name).stem!r} cannot be built: {_kind_and_text(error)}") from error
+        raise CommandError(f"model {Path(name).stem!r} cannot be built: {kind_and_text(error)}") from error
 
 
 def _from_gym(name: str, options: dict[str, Any]) -> TrajectoryGraph:
@@ -136,6 +141,26 @@ def _from_gym(name: str, options: dict[str, Any]) -> TrajectoryGraph:
             return cai.from_gym(env, horizon=limit, temperature=ENVIRONMENT_TEMPERATURE)
         except ValueError as error:
             raise CommandError(f"{name}: {one_line(error)}") from error
+
+
+def make_shown(name: str, options: dict[str, Any]) -> gymnasium.Env:
+    """Makes an environment that shows itself in a window.
+
+    Raises:
+        CommandError: It has no window, or cannot be made.
+    """
+    if is_model(name):
+        raise CommandError(
+            f"--render: {name} is a model, which nothing draws; environments of gymnasium may have a window"
+        )
+    spec = _spec_of(name)
+    with closing(_make(name, spec, options)) as env:
+        modes = env.metadata.get("render_modes") or []
+    if "human" not in modes:
+        raise CommandError(
+            f"--render: {name} has no window; its render modes are {', '.join(map(str, modes)) or 'none'}"
+        )
+    return _make(name, spec, {**options, "render_mode": "human"})
 
 
 def _spec_of(name: str) -> EnvSpec:
@@ -167,15 +192,16 @@ def _make(name: str, spec: EnvSpec, options: dict[str, Any]) -> gymnasium.Env:
     try:
         creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
         if creator is not None:
-            check_options(options, creator, ("max_episode_steps",), name)
+            check_options(options, creator, ("max_episode_steps", "render_mode"), name)
         return gymnasium.make(name, **options)
     except CommandError:
         raise
     except Exception as error:  # an environment may raise anything, and often for want of an optional package
-        raise CommandError(f"cannot make {name!r}: {_kind_and_text(error)}") from error
+        raise CommandError(f"cannot make {name!r}: {kind_and_text(error)}") from error
 
 
-def _kind_and_text(error: BaseException) -> str:
+def kind_and_text(error: BaseException) -> str:
+    """Writes an error of somebody else's on one line."""
     return one_line(f"{type(error).__name__}: {error}")
 
 

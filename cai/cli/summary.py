@@ -49,7 +49,9 @@ def summary_table(
     table.add_column()
     horizon = "infinite horizon" if graph.horizon is None else f"horizon {graph.horizon}"
     table.add_row("world", f"{world}, {horizon}")
-    table.add_row("question", f"temperature {float(graph.temperature):g}, discount {graph.discount:g}, {_prior(graph)}")
+    table.add_row(
+        "question", f"temperature {float(graph.temperature):g}, discount {graph.discount:g}, {prior_text(graph)}"
+    )
     table.add_row("method", f"{type(posterior.method).__name__}, {_steps(stats, rounds)}")
     if isinstance(numbers.gain, Missing):
         table.add_row("log evidence", _evidence(numbers, "log_evidence" in stats.estimates))
@@ -75,7 +77,8 @@ def number_text(value: float | Missing, unit: str) -> str:
     return f"unavailable: {value.reason}" if isinstance(value, Missing) else f"{value:.6g} {unit}"
 
 
-def _prior(graph: TrajectoryGraph) -> str:
+def prior_text(graph: TrajectoryGraph) -> str:
+    """Names a graph's action prior."""
     if graph.action_prior is not None:
         name = type(graph.action_prior).__name__
         return _PRIORS.get(name, name)
