@@ -12,13 +12,22 @@ from collections.abc import Callable
 from typing import Any
 
 
-def serve(run: Callable[[], Any], calls: int = 5) -> None:
-    """Answers each line of standard input with the mean seconds of `calls` calls."""
+def serve(
+    run: Callable[[], Any], calls: int = 5, *, steps: int = 1, clock: Callable[[], float] = time.perf_counter
+) -> None:
+    """Answers each line of standard input with the mean seconds of a step.
+
+    Args:
+        run: What is timed.
+        calls: How often it is called in a turn.
+        steps: How many steps one call takes.
+        clock: Seconds; `time.process_time` counts those of this process alone.
+    """
     run()
     print("ready", flush=True)
     for _ in sys.stdin:
         run()
-        started = time.perf_counter()
+        started = clock()
         for _ in range(calls):
             run()
-        print((time.perf_counter() - started) / calls, flush=True)
+        print((clock() - started) / (calls * steps), flush=True)

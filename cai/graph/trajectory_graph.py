@@ -27,6 +27,7 @@ from cai.factors.protocols import (
     TabulatedPrior,
     TabulatedReward,
 )
+from cai.factors.recorded import RecordedDynamics
 from cai.graph.recording import Recording, check_observation, recorded
 from cai.graph.tabulate import initial_table
 from cai.graph.vectors import check_vectors, fits_vectors, vector_space
@@ -106,6 +107,8 @@ class TrajectoryGraph:
         for slot, protocol in (("state_space", "observation_space"), ("action_space", "action_space")):
             if getattr(self, slot) is None and isinstance(self.dynamics, Stepped):
                 object.__setattr__(self, slot, getattr(self.dynamics.env, protocol))
+            elif getattr(self, slot) is None and isinstance(self.dynamics, RecordedDynamics):
+                object.__setattr__(self, slot, getattr(self.dynamics, slot))
         if self.terminal_reward is not None and not callable(self.terminal_reward):
             raise ValueError(
                 "terminal_reward: expected a factor such as cai.factors.TabularReward([S]) or QuadraticReward(Q), got "

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.distributions import Categorical, Distribution
+from torch.distributions import Distribution
+
+from cai.factors import greedy_action
 
 
 def mean_action(policy: Distribution) -> Tensor:
-    """Gives the mean of a policy; of one among finitely many actions, the most probable.
+    """Gives the mean of a policy, or what stands for it: see `cai.factors.greedy_action`.
 
     Args:
         policy: A distribution over actions, any batch.
@@ -15,7 +17,7 @@ def mean_action(policy: Distribution) -> Tensor:
     Returns:
         Actions, `[*batch]` or `[*batch, m]`.
     """
-    return policy.probs.argmax(-1) if isinstance(policy, Categorical) else policy.mean
+    return greedy_action(policy)
 
 
 def sampled_action(policy: Distribution) -> Tensor:

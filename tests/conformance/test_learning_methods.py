@@ -159,7 +159,7 @@ def test_ends_early(name: str, error: BaseException) -> None:
     else:
         posterior = cai.infer(graph, make(), seed=0, callbacks=[At(1, error)])
     states = states_of(graph)
-    assert 0 < posterior.stats.num_steps
+    assert posterior.stats.num_steps > 0
     assert torch.isfinite(posterior.policy(states).log_prob(posterior.policy(states).sample())).all()
 
 
@@ -209,7 +209,7 @@ def test_a_broken_world(name: str) -> None:
     if worlds[-1] not in ("vectors", "boxes"):
         pytest.skip("it answers discrete states only")
     world = Broken("box" if worlds[-1] == "boxes" else "discrete")
-    with pytest.raises(cai.NonFinite, match="reward that is not finite at step 20") as caught:
+    with pytest.raises(cai.NonFinite, match=r"reward that is not finite at step \d+") as caught:
         cai.infer(world.graph(temperature=0.5), make(), seed=0)
     posterior = caught.value.posterior  # type: ignore[attr-defined]
     states = states_of(world.graph(temperature=0.5))

@@ -278,7 +278,7 @@ def test_environments_that_can_only_be_stepped(make: Callable[[], gymnasium.Env]
     assert graph.dynamics is graph.reward is graph.initial
     assert graph.dynamics.env is env
     assert (graph.state_space, graph.action_space) == (env.observation_space, env.action_space)
-    for method in (cai.SumProduct(), cai.SoftValueIteration(), cai.PolicyEvaluation(cai.UniformPolicy())):
+    for method in (cai.SumProduct(), cai.SoftValueIteration(), cai.SoftPolicyIteration()):
         with pytest.raises(cai.IncompatibleMethod, match=f"can only be stepped: .*{reason}"):
             cai.infer(graph, method)
     env.close()

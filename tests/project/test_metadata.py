@@ -15,7 +15,7 @@ import cai
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = ("plots", "docs", "test", "dev")  # those that constraints.txt covers
+EXTRAS = ("plots", "tensorboard", "docs", "test", "dev")  # those that constraints.txt covers
 SOLVE = "python3 -m venv .venv && . .venv/bin/activate && pip install -c constraints.txt . && cai solve FrozenLake-v1"
 TEST = 'python3 -m venv .venv && . .venv/bin/activate && pip install -c constraints.txt -e ".[test]" && pytest'
 
