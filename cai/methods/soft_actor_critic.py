@@ -8,7 +8,7 @@ Where the family holds the soft-optimal policy, on finite actions always, the fi
 normal has one mode, and is the reverse-KL projection of what has several.
 
 Sources: Haarnoja, Zhou, Abbeel and Levine (2018); Haarnoja et al. (2018) for the temperature; Christodoulou (2019) for
-finite actions; Lillicrap et al. (2016) and Fujimoto, van Hoof and Meger (2018) for temperature zero.
+finite actions; Lillicrap et al. (2016) and Fujimoto et al. (2018) for temperature zero.
 """
 
 from __future__ import annotations

@@ -227,6 +227,34 @@ OBJECTS = {
     "FixedDynamicsGuide": cai.methods.FixedDynamicsGuide(),
     "SVIIterate": SVIIterate(3, torch.ones(2), 0.1, {"q": torch.zeros(2)}, {"q": {"step": torch.tensor(2.0)}}),
     "LoopyIterate": LoopyIterate((torch.ones(2, 3), torch.zeros(4, 1)), 5, 0.25, True),
+    "SoftQLearning": cai.SoftQLearning(num_steps=7, exploration=cai.methods.Boltzmann(0.1), n_step=3),
+    "Tabular": cai.methods.Tabular(cai.methods.PolynomialSteps(0.7), initial=1.0),
+    "HarmonicSteps": cai.methods.HarmonicSteps(10.0),
+    "PolynomialSteps": cai.methods.PolynomialSteps(0.8),
+    "Network": cai.methods.Network(cai.methods.Dueling((16,)), cai.methods.TwinBackup(), cai.methods.PeriodicTarget(7)),
+    "Dueling": cai.methods.Dueling((16,)),
+    "SoftBackup": cai.methods.SoftBackup(),
+    "DoubleBackup": cai.methods.DoubleBackup(),
+    "TwinBackup": cai.methods.TwinBackup(),
+    "PolyakTarget": cai.methods.PolyakTarget(0.01),
+    "PeriodicTarget": cai.methods.PeriodicTarget(7),
+    "HuberLoss": cai.methods.HuberLoss(2.0),
+    "SquaredLoss": cai.methods.SquaredLoss(),
+    "SoftPolicy": cai.methods.SoftPolicy(),
+    "Boltzmann": cai.methods.Boltzmann(0.1),
+    "EpsilonGreedy": cai.methods.EpsilonGreedy(cai.methods.Annealed(1.0, 0.1, share=0.5)),
+    "EpsilonSoft": cai.methods.EpsilonSoft(0.1),
+    "Annealed": cai.methods.Annealed(1.0, 0.1, share=0.5),
+    "UniformReplay": cai.methods.UniformReplay(100, kept=False),
+    "PrioritisedReplay": cai.methods.PrioritisedReplay(100, exponent=0.5),
+    "NoReplay": cai.methods.NoReplay(),
+    "Quadratic": cai.methods.Quadratic(cai.methods.LinearQuadraticBody(), noise=0.2),
+    "LinearQuadraticBody": cai.methods.LinearQuadraticBody(),
+    "Stein": cai.methods.Stein(num_particles=8, proposal=cai.methods.UniformProposal(16)),
+    "SamplerProposal": cai.methods.SamplerProposal(16, uniform_share=0.5),
+    "UniformProposal": cai.methods.UniformProposal(16),
+    "RecordedDynamics": F.RecordedDynamics(cai.Trajectories(torch.zeros(2, 4), torch.zeros(2, 3), torch.ones(2, 3))),
+    "History": cai.History([{"num_steps": 1.0, "return": 0.5}, {"num_steps": 2.0, "return": 0.7}]),
     "Iterate": Iterate(torch.ones(3), 4, 0.5),
 }
 
@@ -261,6 +289,7 @@ def test_every_registered_class_is_tested() -> None:
     tested = {name.split()[0] for name in OBJECTS} | {"TrajectoryGraph", "TabularPosterior", "Messages", "Factor"}
     tested |= {"FixedDynamics", "PosteriorDynamics", "RiskSensitive", "MostProbable"}  # of posteriors in conformance/
     tested |= {"JunctionTreePosterior", "LoopyPosterior", "MeanFieldPosterior"}  # in conformance/ too
+    tested |= {"LearnedPosterior", "RunMemory"}  # in inference/ and methods/sampling/
     tested |= {"PlanPosterior"}  # in methods/test_svi.py
     tested |= {"LaplacePosterior", "Limits", "ShootingIterate"}  # in methods/test_ilqr.py
     tested |= {"OpenLoopPosterior", "Descent"}  # in methods/test_gradient_planner.py

@@ -116,7 +116,7 @@ class DeterministicLimit:
         noise_clip: The most of it.
         policy_delay: Updates of the critics for each of the actor and of the targets.
 
-    Source: Lillicrap et al. (2016); Fujimoto, van Hoof and Meger (2018).
+    Source: Lillicrap et al. (2016); Fujimoto et al. (2018).
     """
 
     exploration_noise: float = 0.1

@@ -50,7 +50,7 @@ class SoftPolicy(AbstractExploration):
     """Acts by the soft-optimal policy of the present values; greedily at temperature zero."""
 
     def probs(self, q: Array, log_prior: Array, temperature: float, share: float) -> Array:
-        """Computes pi."""
+        """Computes the soft policy pi, `[E, A]`."""
         return _soft(q, log_prior, temperature)
 
 
@@ -69,7 +69,7 @@ class Boltzmann(AbstractExploration):
         _check("Boltzmann: temperature", self.temperature, math.inf)
 
     def probs(self, q: Array, log_prior: Array, temperature: float, share: float) -> Array:
-        """Computes b."""
+        """Computes the behaviour b, `[E, A]`."""
         return _soft(q, log_prior, at_share(self.temperature, share))
 
 
@@ -88,7 +88,7 @@ class EpsilonGreedy(AbstractExploration):
         _check("EpsilonGreedy: epsilon", self.epsilon, 1.0)
 
     def probs(self, q: Array, log_prior: Array, temperature: float, share: float) -> Array:
-        """Computes b."""
+        """Computes the behaviour b, `[E, A]`."""
         return _mixed(_soft(q, log_prior, 0.0), log_prior, at_share(self.epsilon, share))
 
 
@@ -107,7 +107,7 @@ class EpsilonSoft(AbstractExploration):
         _check("EpsilonSoft: epsilon", self.epsilon, 1.0)
 
     def probs(self, q: Array, log_prior: Array, temperature: float, share: float) -> Array:
-        """Computes b."""
+        """Computes the behaviour b, `[E, A]`."""
         return _mixed(_soft(q, log_prior, temperature), log_prior, at_share(self.epsilon, share))
 
 

@@ -22,8 +22,8 @@ class AbstractTarget(ABC):
         """Moves the copy, in place, after an update.
 
         Args:
-            target: The copy's parameters.
-            online: The learned parameters.
+            target: The copy's parameters, of any shape.
+            online: The learned parameters, of the same shapes.
             num_updates: How many updates there have been, this one included.
         """
 

@@ -8,7 +8,7 @@ A maximum of noisy values is too high, and a soft maximum too, by less. The doub
 that it reads, and is never above the soft one; the twin backup takes the least of two networks, before the soft
 maximum. All have the same fixed point. At temperature 0 the first is that of DQN, the second that of double DQN.
 
-Sources: Mnih et al. (2015); van Hasselt, Guez and Silver (2016); Fujimoto, van Hoof and Meger (2018).
+Sources: Mnih et al. (2015); van Hasselt, Guez and Silver (2016); Fujimoto et al. (2018).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class AbstractBackup(ABC):
 
     @abstractmethod
     def value(self, target: Tensor, online: Callable[[], Tensor], log_prior: Tensor, temperature: float) -> Tensor:
-        """Computes V(s).
+        """Computes the value V(s) of each state.
 
         Args:
             target: Q(s, .) of the slow copies, `[C, B, A]`, reward units.
@@ -55,7 +55,7 @@ class SoftBackup(AbstractBackup):
     """The soft maximum of the slow copy."""
 
     def value(self, target: Tensor, online: Callable[[], Tensor], log_prior: Tensor, temperature: float) -> Tensor:
-        """Computes V(s)."""
+        """Computes the value V(s) of each state."""
         return soft_value(target[0], log_prior, temperature)
 
 
@@ -65,7 +65,7 @@ class DoubleBackup(AbstractBackup):
     """The learned Q's policy, at the slow copy's values."""
 
     def value(self, target: Tensor, online: Callable[[], Tensor], log_prior: Tensor, temperature: float) -> Tensor:
-        """Computes V(s)."""
+        """Computes the value V(s) of each state."""
         chooses = online()[0]
         if temperature == 0.0:
             allowed = torch.where(torch.isneginf(log_prior), -torch.inf, chooses)
@@ -83,5 +83,5 @@ class TwinBackup(AbstractBackup):
     num_critics: ClassVar[int] = 2
 
     def value(self, target: Tensor, online: Callable[[], Tensor], log_prior: Tensor, temperature: float) -> Tensor:
-        """Computes V(s)."""
+        """Computes the value V(s) of each state."""
         return soft_value(target.amin(0), log_prior, temperature)

@@ -59,7 +59,7 @@ class UniformProposal(AbstractProposal):
     num: int = 64
 
     def draw(self, batch: torch.Size, size: int, sampler: Callable[[int], Tensor]) -> Proposed:
-        """Draws uniformly."""
+        """Draws uniformly in the box, `[K, *batch, m]`."""
         units = 2.0 * torch.rand(self.num, *batch, size) - 1.0
         return Proposed(units, torch.full(units.shape[:-1], -size * math.log(2.0)))
 
