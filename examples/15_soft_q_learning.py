@@ -109,5 +109,6 @@ def draw(runs: list[cai.Posterior], out: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the same: without pictures this example takes seconds")
     parser.add_argument("--out", type=Path, help="folder for the pictures")
-    main(**vars(parser.parse_args()))
+    main(out=parser.parse_args().out)

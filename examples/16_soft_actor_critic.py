@@ -286,6 +286,8 @@ def draw_maps(learned: cai.Posterior, exact: cai.Posterior, out: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the same: without pictures this example takes seconds")
     parser.add_argument("--pendulum", action="store_true", help="train on Pendulum-v1, some minutes")
     parser.add_argument("--out", type=Path, help="folder for the pictures")
-    main(**vars(parser.parse_args()))
+    options = parser.parse_args()
+    main(pendulum=options.pendulum, out=options.out)

@@ -168,5 +168,6 @@ def draw(histories: dict[str, list[cai.History]], out: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the same: without pictures this example takes seconds")
     parser.add_argument("--out", type=Path, help="where to write the picture")
     main(parser.parse_args().out)

@@ -15,6 +15,7 @@ from cai.factors import RecordedDynamics
 from cai.methods import Network, PolyakTarget, PrioritisedReplay
 from tests import oracles
 from tests.laws.build import graph_of
+from tests.probes import MatchingReward
 
 #: What nobody would go through.
 DOOM = -2000.0
@@ -223,3 +224,16 @@ def test_bad_records() -> None:
         graph.dynamics(0, 1)
     with pytest.raises(ValueError, match="can neither be run nor tabulated"):
         cai.rollout(graph, cai.UniformPolicy(), 2, length=3)
+
+
+def test_records_of_a_live_world_keep_its_spaces_and_rewards() -> None:
+    world = MatchingReward()
+    options = {"temperature": 0.5, "discount": 0.8}
+    graph = world.graph(**options)
+    data = cai.rollout(graph, cai.UniformPolicy(), 60, seed=0)
+    recorded = graph.replace(dynamics=RecordedDynamics(data))
+    assert (recorded.state_space, recorded.action_space) == (graph.state_space, graph.action_space)
+    head = Network(cai.factors.MLPBody((16,)), learning_rate=cai.methods.Annealed(0.02, 1e-3))
+    posterior = cai.infer(recorded, cai.SoftQLearning(num_steps=400, head=head), seed=0)
+    states, actions = world.pairs_of_both
+    np.testing.assert_allclose(posterior.q(states, actions), world.q(states, actions, **options), atol=0.05)
