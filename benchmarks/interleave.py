@@ -75,10 +75,10 @@ def interleaved(workers: Mapping[str, Sequence[str]], rounds: int) -> dict[str, 
     return times
 
 
-def report(times: Mapping[str, list[float]], against: str) -> str:
-    """Writes a table: median, least, and the median ratio, round by round, of `against` to each."""
+def report(times: Mapping[str, list[float]], against: str, *, digits: int = 1) -> str:
+    """Writes a table: median, least, and the median ratio, round by round, of `against` to each, to some digits."""
     lines = [f"{'':34}{'median ms':>12}{'least ms':>12}{'times faster than ' + against:>34}"]
     for name, seconds in times.items():
         ratio = statistics.median(other / own for other, own in zip(times[against], seconds, strict=True))
-        lines.append(f"{name:34}{1e3 * statistics.median(seconds):12.2f}{1e3 * min(seconds):12.2f}{ratio:34.1f}")
+        lines.append(f"{name:34}{1e3 * statistics.median(seconds):12.2f}{1e3 * min(seconds):12.2f}{ratio:34.{digits}f}")
     return "\n".join(lines)

@@ -137,7 +137,7 @@ def main() -> None:
         commands[against] = [options.peer_python, str(HERE / "peers" / "sb3_soft_actor_critic.py")]
     times = interleaved(commands, options.rounds)
     print("CPU time of a step")
-    print(report(times, against))
+    print(report(times, against, digits=2))
 
 
 if __name__ == "__main__":
